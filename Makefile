@@ -1,0 +1,61 @@
+# `make` lists the targets. The first `make setup` fetches packages; nothing else uses the network.
+PYTHON ?= python3
+IMAGES ?= docs/demo/cats
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all lint types format demo lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install the locked versions into it
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cyclelight needs Python 3.11 or newer; name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing into .venv (minutes the first time, about 6 GB)"
+	@# venv over a half-made environment repairs it; over a good one it is not run.
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock --editable .
+	@touch $@
+
+test: $(STAMP) ## run the tests, but for the slow ones
+	@$(BIN)/pytest -q -m "not slow"
+
+test-all: $(STAMP) ## run every test
+	@$(BIN)/pytest -q
+
+lint: $(STAMP) ## check style and formatting
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+types: $(STAMP) ## check the types
+	@$(BIN)/mypy
+
+format: $(STAMP) ## format the code and sort its imports
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+demo: $(STAMP) ## translate cats into dogs; your own images: make demo IMAGES=path
+	@$(BIN)/lightning predict --config configs/translate/cat2dog.yaml \
+		--model.source checkpoints/cat --model.target checkpoints/dog \
+		--data.source "$(IMAGES)" --output demo
+	@echo "The sources beside their translations: demo/gallery.png. Your own: make demo IMAGES=path/to/images"
+
+lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock
+	@$(BIN)/uv lock --quiet --upgrade
+	@{ echo "# The versions that this project is developed and tested with, for pip and uv alike."; \
+		echo "# Made from pyproject.toml by \`make lock\`; not edited by hand."; \
+		$(BIN)/uv export --quiet --frozen --no-hashes --no-annotate --no-header --no-emit-project \
+			--all-groups; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+	@# uv.lock names the registry of whoever made it.
+	@rm uv.lock
+
+clean: ## remove what tests, tools and the demo left behind (not .venv)
+	@rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find cyclelight datamodules tests -name __pycache__ -type d -prune -exec rm -rf {} +

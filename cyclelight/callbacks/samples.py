@@ -1,0 +1,37 @@
+"""SampleGrid: a picture of what the domain looks like so far, in TensorBoard."""
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.utils import make_grid
+
+from cyclelight.domain import Domain
+from cyclelight.pixels import to_uint8
+from cyclelight.sample import sample
+
+COUNT, STEPS = 16, 50
+
+
+class SampleGrid(Callback):
+    """Log 16 samples (50 steps, eta 1, always the same noise) with every n-th validation.
+
+    Args:
+        every_n_epochs: how many epochs apart.
+    """
+
+    def __init__(self, every_n_epochs: int) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample here, where the moving average stands in for the weights."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.sanity_checking or not due or not trainer.is_global_zero:
+            return
+        domain = pl_module.domain
+        assert isinstance(domain, Domain)
+        images = sample(domain, COUNT, steps=min(STEPS, domain.schedule.timesteps))
+        grid = make_grid(torch.as_tensor(to_uint8(images)).permute(0, 3, 1, 2), nrow=4)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", grid, trainer.global_step)

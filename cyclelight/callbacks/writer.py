@@ -1,0 +1,73 @@
+"""Translated images to files."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from cyclelight.outputs import RunFolder
+from cyclelight.pixels import to_uint8
+from datamodules import TranslationImages
+
+
+def translation_data(trainer: Trainer) -> TranslationImages:
+    """The datamodule of a `predict` run.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, TranslationImages):
+        raise ValueError(f"predict takes the data of TranslationImages, got {type(data).__name__}")
+    return data
+
+
+def run_folder(trainer: Trainer) -> RunFolder:
+    """The folder of a `predict` run: the trainer's `default_root_dir`, the datamodule's `keys`."""
+    return RunFolder(trainer.default_root_dir, translation_data(trainer).keys)
+
+
+class ImageWriter(Callback):
+    """Writes each predicted image to the run folder as soon as it is finished.
+
+    Predictions are (B, 3, R, R), float [-1, 1], of batches with `key` and `path`; the module has a
+    `seed`. With several processes each writes its own images.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Here rather than later, so that a bad output folder stops the run before models load."""
+        if stage != "predict":
+            return
+        self.folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            others = self.folder.open_manifest()
+            if others:
+                rank_zero_warn(
+                    f"{self.folder.root} holds {others} images of an earlier run that this one "
+                    f"does not make; they stay there and in its manifest"
+                )
+        trainer.strategy.barrier()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(outputs, Tensor) and len(outputs) == len(batch["key"])
+        seed = pl_module.seed
+        assert isinstance(seed, int)
+        pixels = to_uint8(outputs).cpu()
+        for key, path, image in zip(batch["key"], batch["path"], pixels, strict=True):
+            self.folder.write_image(key, image)
+            # After the image, so that what the manifest lists is there.
+            self.folder.add_to_manifest(key, path, seed)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self.folder.close_manifest()

@@ -1,0 +1,57 @@
+"""The program `lightning`, also installed as `cyclelight`: names of commands -> functions.
+
+Nothing heavy is imported before a command is chosen: torch and Lightning take about 8 seconds.
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+from cyclelight.commands.errors import UsageError, closest, guarded
+
+COMMANDS = {
+    "fit": ("cyclelight.commands.stages:fit", "train the diffusion model of a domain"),
+    "validate": ("cyclelight.commands.stages:validate", "compute the validation loss"),
+    "test": ("cyclelight.commands.stages:test", "compute the test loss"),
+    "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
+}
+
+USAGE = f"""\
+usage: lightning COMMAND [--config FILE] [--OPTION VALUE ...]
+
+commands:
+{"".join(f"  {name:<10} {summary}{chr(10)}" for name, (_, summary) in COMMANDS.items())}
+  lightning COMMAND --help   the options of a command
+  lightning --version        the version
+
+Options on the command line take precedence over those in configuration files.
+CYCLELIGHT_DEBUG=1 in the environment adds the traceback to an error.
+`cyclelight` and `python -m cyclelight` are the same program."""
+
+
+def dispatch(args: list[str]) -> int:
+    """Run the command that `args` begin with; its exit code."""
+    match args:
+        case ["--version", *_]:
+            print(f"cyclelight {version('cyclelight')}")
+            return 0
+        case ["-h" | "--help" | "help", *_]:
+            print(USAGE)
+            return 0
+        case []:
+            raise UsageError("a command is missing; `lightning --help` lists them")
+    command, *rest = args
+    if command not in COMMANDS:
+        hint = closest(command, COMMANDS) or "`lightning --help` lists the commands"
+        raise UsageError(f"unknown command {command!r}; {hint}")
+    module, function = COMMANDS[command][0].split(":")
+    code: int = getattr(import_module(module), function)(rest)
+    return code
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the program on `args` (default: those of the process) and return its exit code.
+
+    0: done; 1: failed while running; 2: wrong usage; 130: interrupted; 143: terminated.
+    """
+    return guarded(lambda: dispatch(sys.argv[1:] if args is None else args))

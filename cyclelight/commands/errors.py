@@ -1,0 +1,86 @@
+"""Whatever ends a command early becomes one line on stderr and an exit code."""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from types import FrameType
+
+DEBUG = "CYCLELIGHT_DEBUG"
+
+
+class UsageError(ValueError):
+    """The command was called with something that it cannot take; exit code 2."""
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """`run()`, with its failure reported in one line: the exit code of the process.
+
+    SIGTERM raises SystemExit(143) meanwhile: without this, Lightning ends a terminated fit with 0,
+    and does not end a terminated predict at all.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except BaseException as error:
+        code, message = _judge(error)
+        if message and os.environ.get(DEBUG):
+            traceback.print_exception(error)
+        if message:
+            if code != 2 and sys.stderr.isatty():
+                print(file=sys.stderr)  # a progress bar may hold the line
+            print(message, file=sys.stderr)
+        return code
+    finally:
+        if in_main_thread:
+            # Lightning leaves SIGINT ignored after an interruption.
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(143)
+
+
+def _judge(error: BaseException) -> tuple[int, str | None]:
+    """(exit code, the line to print, if any)."""
+    match error:
+        case KeyboardInterrupt():
+            return 130, "interrupted; what was finished is kept"
+        # Lightning turns an interruption into sys.exit(1).
+        case SystemExit(__context__=KeyboardInterrupt()):
+            return 130, "interrupted; what was finished is kept"
+        case SystemExit(code=143):
+            return 143, "terminated; what was finished is kept"
+        case SystemExit(code=code):
+            return (code, None) if isinstance(code, int) else (int(code is not None), None)
+        case BrokenPipeError():
+            # The reader has gone (`| head`). Python would complain again when it flushes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141, None
+        case UsageError():
+            return 2, f"error: {one_line(error)}"
+        case ValueError() | OSError() | RuntimeError():
+            text = one_line(error)
+        case _:
+            text = ": ".join(filter(None, (type(error).__name__, one_line(error))))
+    return 1, f"error: {text} ({DEBUG}=1 shows the traceback)"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception, on one line."""
+    return " ".join(str(error).split())
+
+
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """`did you mean ...?`, or None if none of `words` is near."""
+    near = get_close_matches(word, list(words), n=1)
+    return f"did you mean {near[0]}?" if near else None

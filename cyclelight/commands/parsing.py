@@ -1,0 +1,75 @@
+"""jsonargparse's messages, 10 to 60 lines long, in one line that names the option."""
+
+import re
+
+_KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)')
+# Lines that lead to a reason or repeat what was given. None is every option's alternative.
+_FRAME = re.compile(
+    r"Does not validate against any of|Subtypes:|Errors:|Given value|Problem with given class_path"
+    r"|Expected a <class 'NoneType'>|Expected a path but"
+)
+# The reasons that people meet, in fewer words; {at} is the option with a dot, or the dashes.
+_WORDINGS = [
+    (r"Option '(?P<name>[^']+)' is not accepted", "{at}{name} is not an option"),
+    (r"unrecognized arguments: --(?P<name>[^=\s]+).*", "{at}{name} is not an option"),
+    (r"unrecognized arguments: (?P<name>.+)", "unexpected argument {name}"),
+    (r"the following arguments are required: (?P<name>.+)", "{at}{name} is required"),
+    (r"Expected a .+\. Got value: None", "{option} is required"),
+    (
+        r"(Expected a list or )?Expected a dot import path string: (?P<name>.+)",
+        "{option}: there is no class {name}",
+    ),
+    (r"Problems parsing config: (?P<name>.+)", "--config: {name}"),
+]
+
+
+def explain(message: str) -> str:
+    """The reason and the option that it concerns, out of jsonargparse's message.
+
+    Such a message is a tree: each `Parser key` and each type that was tried indents what follows.
+    The reason is the deepest line; the keys above it, joined, are the option.
+    """
+    rows = _rows(message)
+    reasons = [row for row in rows if not row[1].startswith("key:") and not _FRAME.match(row[1])]
+    if len(rows) == len(reasons):  # no tree: a message of argparse or of the YAML reader
+        return _word(" ".join(message.split()), "")
+    depth = max(indent for indent, _ in reasons)
+    texts = [text for indent, text in reasons if indent == depth]
+    keys: list[str] = []
+    indent = depth
+    for above, text in reversed(rows[: rows.index((depth, texts[0]))]):
+        if above < indent:
+            indent = above
+            if text.startswith("key:"):
+                keys.insert(0, text.removeprefix("key:"))
+    given = next((text for _, text in rows if text.startswith("Given value:")), "")
+    reason = " or ".join(dict.fromkeys(texts))
+    if reason.endswith(">") or reason.endswith("]"):  # a bare type: say what was there instead
+        reason += f". Got value: {given.removeprefix('Given value:').strip()}"
+    return _word(reason, "--" + ".".join(keys))
+
+
+def _rows(message: str) -> list[tuple[int, str]]:
+    """(indent, text) of each line; `Parser key "k": rest` becomes `key:k` and a row below it."""
+    rows = []
+    for line in message.splitlines():
+        text = line.lstrip(" -")
+        indent = len(line) - len(text)
+        if match := _KEY.match(text):
+            rows.append((indent, f"key:{match[1]}"))
+            indent, text = indent + 1, match[2]
+        if text:
+            rows.append((indent, text))
+    return rows
+
+
+def _word(reason: str, option: str) -> str:
+    """`reason` in our words, beginning with `option`, which may be empty."""
+    reason = reason.replace('in "<unicode string>", ', "at ")
+    for pattern, wording in _WORDINGS:
+        if match := re.fullmatch(pattern, reason):
+            at = f"{option}." if option else "--"
+            return wording.format(option=option, at=at, name=match.groupdict().get("name"))
+    reason = re.sub(r"<class '([^']+)'>", r"\1", reason).replace("typing.Literal", "one of ")
+    reason = reason.replace(" or Expected a ", " or ").replace("Expected a ", "expected ")
+    return f"{option}: " * bool(option) + reason.replace(". Got value: ", ", got ")

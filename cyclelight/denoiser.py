@@ -1,0 +1,112 @@
+"""Denoiser: a network and its schedule behind the one interface that everything else knows."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cyclelight.schedule import NoiseSchedule
+from cyclelight.steps import AlphaBar, eps_from_v, eps_from_x_0, x_0_from_eps
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+"""What a network was trained to output, in diffusers' words: the noise eps, the velocity
+v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022), or the clean image x_0."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says about a noisy image.
+
+    Args:
+        eps: the predicted noise, same shape as x_t.
+        v_range: learned range of the variance in [-1, 1], same shape (`Step.learned_sigma`); None
+            where the variance is fixed.
+    """
+
+    eps: Tensor
+    v_range: Tensor | None = None
+
+
+class Denoiser(Protocol):
+    """Any callable (x_t, t, condition=None) -> Prediction.
+
+    x_t has shape (B, C, H, W); t is an integer training timestep, one for the whole batch.
+    """
+
+    def __call__(self, x_t: Tensor, t: int, condition: Any = None) -> Prediction: ...
+
+
+class NetworkDenoiser(nn.Module):
+    """A network such as diffusers' UNet2DModel, read as a `Denoiser`.
+
+    Args:
+        network: called as network(x_t, timesteps) with timesteps of shape (B,); returns a tensor,
+            or an object with `.sample`, of C channels, or 2 C where the second half is a learned
+            range of the variance.
+        schedule: the schedule it was trained under.
+        prediction_type: what its first C channels mean.
+        variance: `fixed` ignores a learned range as the authors' program of CycleDiffusion does;
+            `learned` uses it.
+        clip_x_0: clamp the predicted clean image to [-1, 1] and fold that back into eps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        *,
+        prediction_type: PredictionType = "epsilon",
+        variance: Literal["fixed", "learned"] = "fixed",
+        clip_x_0: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.prediction_type = prediction_type
+        self.variance = variance
+        self.clip_x_0 = clip_x_0
+
+    def output(self, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network itself says: (its prediction, its learned range or None).
+
+        Args:
+            x_t: (B, C, H, W); cast to the network's dtype and back.
+            timesteps: (B,) integers.
+        """
+        dtype = next(self.network.parameters()).dtype
+        out = self.network(x_t.to(dtype), timesteps)
+        out = (out if isinstance(out, Tensor) else out.sample).to(x_t.dtype)
+        channels = x_t.shape[1]
+        return out[:, :channels], out[:, channels:] if out.shape[1] > channels else None
+
+    def forward(self, x_t: Tensor, t: int, condition: Any = None) -> Prediction:
+        """The prediction at timestep t, whatever the network was trained to output.
+
+        Raises:
+            ValueError: a learned variance is asked of a network that has none, or a condition is
+                given (these networks take none).
+        """
+        if condition is not None:
+            raise ValueError("this denoiser is unconditional: condition must be None")
+        timesteps = torch.full((len(x_t),), t, device=x_t.device)
+        out, v_range = self.output(x_t, timesteps)
+        alpha_bar_t = self.schedule.alpha_bar(t)
+        if self.variance == "learned" and v_range is None:
+            raise ValueError("variance is 'learned', but the network has no variance channels")
+        eps = eps_from_output(out, x_t, alpha_bar_t, self.prediction_type)
+        if self.clip_x_0:
+            x_0 = x_0_from_eps(x_t, eps, alpha_bar_t).clamp(-1, 1)
+            eps = eps_from_x_0(x_t, x_0, alpha_bar_t)
+        return Prediction(eps, v_range if self.variance == "learned" else None)
+
+
+def eps_from_output(
+    out: Tensor, x_t: Tensor, alpha_bar_t: AlphaBar, prediction_type: PredictionType
+) -> Tensor:
+    """The noise prediction that a network's output `out` means at x_t; all (B, C, H, W)."""
+    if prediction_type == "sample":
+        return eps_from_x_0(x_t, out, alpha_bar_t)
+    if prediction_type == "v_prediction":
+        return eps_from_v(x_t, out, alpha_bar_t)
+    return out

@@ -1,0 +1,116 @@
+"""LatentCode: the latent code of a stored encoding."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cyclelight.schedule import NoiseSchedule, TimeGrid
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCode:
+    """z = (x_T, noises, last residual) of a batch of images (Wu and De la Torre 2023, Eq. 5).
+
+    `cyclelight.encode` makes it, `cyclelight.decode` turns it back into images. It holds as many
+    images' worth of numbers as the grid has steps; `cyclelight.translate` stores none.
+
+    Args:
+        x_T: the noisy image where the chain starts, (B, C, H, W).
+        noises: (S - 1, B, C, H, W), in running order (noise to clean): the residual x_s - mu over
+            sigma, or the residual itself where sigma is 0 (eta 0).
+        last_residual: the residual of the step to the clean image, (B, C, H, W), where sigma is
+            always 0; None if it was dropped.
+        grid: the timesteps of the chain, S of them.
+        eta: as in `Step`.
+        schedule: the schedule that both encoder and decoder must have.
+        source: name of the domain that encoded.
+    """
+
+    x_T: Tensor
+    noises: Tensor
+    last_residual: Tensor | None
+    grid: TimeGrid
+    eta: float
+    schedule: NoiseSchedule
+    source: str = "domain"
+
+    def mean_squares(self) -> Tensor:
+        """Mean over pixels of each squared noise, (S - 1, B): all near 1 if the code is Gaussian.
+
+        For eta < 1 they exceed 1, about as 1 / eta^2 at small t: there the code also carries what
+        the model did not know about the image.
+
+        Raises:
+            ValueError: eta is 0: such a code holds residuals, not noises.
+        """
+        if self.eta == 0:
+            raise ValueError("a code with eta 0 has no noises: its residuals have no scale")
+        return self.noises.square().mean(dim=(2, 3, 4))
+
+    def steps(self) -> Iterator[tuple[int, int, Tensor | None]]:
+        """(t, s, noise) in running order; at the last step the residual, or None if dropped."""
+        for (t, s), noise in zip(self.grid.pairs, (*self.noises, self.last_residual), strict=True):
+            yield t, s, noise
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "LatentCode":
+        """The same code on another device or in another dtype."""
+        last = self.last_residual
+        return replace(
+            self,
+            x_T=self.x_T.to(device=device, dtype=dtype),
+            noises=self.noises.to(device=device, dtype=dtype),
+            last_residual=None if last is None else last.to(device=device, dtype=dtype),
+        )
+
+    def save(self, file: str | Path) -> None:
+        """Write a safetensors file, complete or not at all."""
+        tensors = {"x_T": self.x_T, "noises": self.noises}
+        if self.last_residual is not None:
+            tensors["last_residual"] = self.last_residual
+        metadata = {
+            "timesteps": json.dumps(self.grid.timesteps),
+            "eta": json.dumps(self.eta),
+            "schedule": json.dumps(self.schedule.to_diffusers()),
+            "source": self.source,
+        }
+        file = Path(file)
+        partial = file.with_name(f".{file.name}.partial")
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, file: str | Path) -> "LatentCode":
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a latent code.
+        """
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"no such file: {file}")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata()
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return cls(
+                x_T=tensors["x_T"],
+                noises=tensors["noises"],
+                last_residual=tensors.get("last_residual"),
+                grid=TimeGrid(tuple(json.loads(metadata["timesteps"]))),
+                eta=json.loads(metadata["eta"]),
+                schedule=NoiseSchedule.from_diffusers(json.loads(metadata["schedule"])),
+                source=metadata["source"],
+            )
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not a latent code saved by cyclelight") from error

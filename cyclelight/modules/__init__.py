@@ -1,0 +1,1 @@
+"""Lightning modules: thin, no mathematics."""

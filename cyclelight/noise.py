@@ -1,0 +1,66 @@
+"""Gaussian numbers that belong to an image, not to a batch.
+
+Every draw is a pure function of (seed, key of the image, purpose, timestep): the same for any
+batch, order, number of processes or device. Purposes ("start", "posterior", "cleanup", ...) keep
+the streams apart, so that switching one on does not change another.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Noise = Callable[[str, int, Tensor], Tensor]
+"""A source of noise: (purpose, timestep, like) -> Gaussian numbers with shape, dtype and device of
+`like`, whose first dimension counts the images."""
+
+
+def keyed_generator(*identity: object) -> torch.Generator:
+    """A CPU generator seeded by a 64-bit hash of `identity`, which must print reproducibly."""
+    digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).digest()
+    # blake2b, since Python's hash() is salted anew in every process.
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+
+
+@dataclass(frozen=True)
+class KeyedNoise:
+    """Noise from a seed and one key per image.
+
+    Args:
+        seed: any integer; another seed gives independent numbers for every key.
+        keys: one key per image of the batch, such as relative paths; equal keys get equal noise.
+    """
+
+    seed: int
+    keys: Sequence[str | int]
+
+    def __call__(self, purpose: str, timestep: int, like: Tensor) -> Tensor:
+        """N(0, I) of the shape of `like`, (B, ...); drawn in float32, then cast.
+
+        Raises:
+            ValueError: the number of keys is not B.
+        """
+        if len(self.keys) != len(like):
+            raise ValueError(f"one key per image: got {len(self.keys)} keys, {len(like)} images")
+        # Drawn in float32 whatever the dtype, so that a float64 run sees the same noise.
+        draws = [
+            torch.randn(
+                like.shape[1:], generator=keyed_generator(self.seed, key, purpose, timestep)
+            )
+            for key in self.keys
+        ]
+        return torch.stack(draws).to(device=like.device, dtype=like.dtype)
+
+
+def noise_for(
+    batch: int, noise: Noise | None, seed: int, keys: Sequence[str | int] | None
+) -> Noise:
+    """The noise of a call: `noise` if given, else keyed by `seed` and `keys`.
+
+    `keys` None stands for the position in the batch.
+    """
+    if noise is not None:
+        return noise
+    return KeyedNoise(seed, range(batch) if keys is None else keys)

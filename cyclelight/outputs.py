@@ -1,0 +1,149 @@
+"""The folder of a run: its images, their manifest, and files written whole or not at all.
+
+images/<key>.png    the translated images, 8-bit
+manifest.jsonl      one line per image: {"key", "source", "output", "seed"}
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
+from uuid import uuid4
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class Entry(TypedDict):
+    """A line of the manifest. `output` is relative to the run folder, `source` as it was given."""
+
+    key: str
+    source: str
+    output: str
+    seed: int
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which replaces `path` at the end if nothing was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not by tempfile, whose files only their owner may read.
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+class RunFolder:
+    """The images of one run, by their keys.
+
+    The manifest describes what lies in `images/`: it is appended to while images are finished, by
+    any number of processes, and put in order at the end.
+
+    Args:
+        root: the folder; made when something is written.
+        keys: all keys of the run, relative POSIX paths, since a name may depend on the others.
+
+    Raises:
+        ValueError: a key would leave the folder or occurs twice, or `root` is a file.
+    """
+
+    def __init__(self, root: str | Path, keys: Sequence[str] = ()) -> None:
+        self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"the output folder {self.root} is a file")
+        self.manifest_path = self.root / "manifest.jsonl"
+        self._names = output_names(keys)
+
+    def image_path(self, key: str) -> Path:
+        """Where the image of `key` is: `images/<key>`, its suffix replaced by .png.
+
+        Keys that differ only by suffix keep it, a.jpg and a.bmp give a.jpg.png and a.bmp.png.
+        """
+        return self.root / "images" / self._names[key]
+
+    def write_image(self, key: str, pixels: Tensor) -> Path:
+        """Write (H, W, 3), uint8, as PNG, atomically; the path."""
+        assert pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[-1] == 3
+        path = self.image_path(key)
+        with atomic(path) as temporary:
+            Image.fromarray(pixels.cpu().numpy()).save(temporary, format="PNG")
+        return path
+
+    def add_to_manifest(self, key: str, source: str, seed: int) -> None:
+        """Note that the image of `key` is finished."""
+        output = self.image_path(key).relative_to(self.root).as_posix()
+        entry: Entry = {"key": key, "source": source, "output": output, "seed": seed}
+        line = json.dumps(entry) + "\n"
+        # One write to a file opened for appending: lines of several processes never mix.
+        descriptor = os.open(self.manifest_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def manifest(self) -> dict[str, Entry]:
+        """The entries by key, sorted; the last one of each key. A cut-off last line is ignored."""
+        if not self.manifest_path.exists():
+            return {}
+        text = self.manifest_path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        entries: list[Entry] = [json.loads(line) for line in whole.splitlines()]
+        return dict(sorted({entry["key"]: entry for entry in entries}.items()))
+
+    def finished(self) -> dict[str, Entry]:
+        """The manifest's entries of this run's keys, in their order."""
+        return {key: entry for key, entry in self.manifest().items() if key in self._names}
+
+    def open_manifest(self) -> int:
+        """Begin the run: forget the entries of its keys; how many others there are.
+
+        Other keys' images lie in the folder from an earlier run, so their entries stay.
+        """
+        others = {k: entry for k, entry in self.manifest().items() if k not in self._names}
+        self._rewrite(others)
+        return len(others)
+
+    def close_manifest(self) -> None:
+        """End the run: the manifest sorted by key, one line each, atomically. One process only."""
+        self._rewrite(self.manifest())
+
+    def _rewrite(self, entries: dict[str, Entry]) -> None:
+        write_text(self.manifest_path, "".join(json.dumps(e) + "\n" for e in entries.values()))
+
+
+def output_names(keys: Sequence[str]) -> dict[str, str]:
+    """The PNG's relative path for each key, all different.
+
+    Raises:
+        ValueError: a key is empty, absolute, has '..' or another odd part, or occurs twice.
+    """
+    for key, count in Counter(keys).items():
+        path = PurePosixPath(key)
+        odd = ".." in path.parts or "\0" in key or str(path) != key or not path.name
+        if odd or path.is_absolute():
+            raise ValueError(f"an image's key must be a plain relative path, got {key!r}")
+        if count > 1:
+            raise ValueError(f"the key {key!r} occurs {count} times, keys must differ")
+    names = {key: key.removesuffix(PurePosixPath(key).suffix) + ".png" for key in keys}
+    # Repeated, since a full name such as a.jpg.png may meet the short one of a.jpg.tif.
+    while shared := {name for name, count in Counter(names.values()).items() if count > 1}:
+        names = {key: key + ".png" if name in shared else name for key, name in names.items()}
+    return names

@@ -1,0 +1,88 @@
+"""From 8-bit pixels to what the networks eat, and back. The only file that knows value ranges.
+
+uint8 HWC, [0, 255]  <->  float32 CHW, [-1, 1]
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+FitMode = Literal["crop", "letterbox"]
+
+BORDER = (255, 255, 255)
+"""White, as behind transparent images: one background in the whole program."""
+
+
+def to_float(image: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+    """(B)HWC, uint8 => (B)CHW, float32 [-1, 1]: x / 127.5 - 1.
+
+    Raises:
+        ValueError: not uint8, or not three or four dimensions.
+    """
+    pixels = torch.as_tensor(image)
+    if pixels.dtype != torch.uint8 or pixels.ndim not in (3, 4):
+        raise ValueError(
+            f"to_float takes uint8 images (H, W, C) or (B, H, W, C), "
+            f"got {pixels.dtype} of shape {tuple(pixels.shape)}"
+        )
+    return (pixels.float() / 127.5 - 1).movedim(-1, -3).contiguous()
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """(B)CHW, float [-1, 1] => (B)HWC, uint8, on the same device.
+
+    The rounding rule: clamp to [-1, 1], then (x + 1) * 127.5 to the nearest integer, ties to even.
+    It inverts `to_float` for all 256 values.
+
+    Raises:
+        ValueError: not floating point, not three or four dimensions, or not finite (a diverged
+            network must not become a plausible black image).
+    """
+    if not image.is_floating_point() or image.ndim not in (3, 4):
+        raise ValueError(
+            f"to_uint8 takes float images (C, H, W) or (B, C, H, W), "
+            f"got {image.dtype} of shape {tuple(image.shape)}"
+        )
+    if not torch.isfinite(image).all():
+        raise ValueError("to_uint8 takes finite images, got NaN or infinite values")
+    # In float32, since bfloat16 cannot tell neighbouring 8-bit values apart.
+    levels = (image.detach().float().clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def fit_square(image: Image.Image, resolution: int, mode: FitMode = "crop") -> Image.Image:
+    """Any size => (resolution, resolution), RGB 8-bit.
+
+    `crop` keeps the largest centred square; `letterbox` keeps the whole image, centred on white
+    (`BORDER`). Resized with Pillow's bilinear filter, which is antialiased when it shrinks;
+    an image that has the size already keeps its pixels.
+
+    Raises:
+        ValueError: `resolution` is not positive, or `mode` is unknown.
+    """
+    if resolution < 1:
+        raise ValueError(f"resolution must be a positive number of pixels, got {resolution}")
+    if mode not in get_args(FitMode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(FitMode))}, got {mode!r}")
+    image = image.convert("RGB")
+    width, height = image.size
+    if mode == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        # Cropped before resizing, lest the filter's window reach pixels outside of the square.
+        return _resize(image.crop((left, top, left + side, top + side)), resolution, resolution)
+    scale = resolution / max(width, height)
+    inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.new("RGB", (resolution, resolution), BORDER)
+    canvas.paste(inner, ((resolution - inner.width) // 2, (resolution - inner.height) // 2))
+    return canvas
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)

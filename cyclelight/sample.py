@@ -1,0 +1,84 @@
+"""The plain reverse loop: images from noise."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cyclelight.denoiser import Denoiser
+from cyclelight.domain import Domain
+from cyclelight.encode import check_chain, mean_and_sigma
+from cyclelight.noise import Noise, noise_for
+from cyclelight.progress import last
+from cyclelight.schedule import CLEAN, NoiseSchedule, TimeGrid
+from cyclelight.steps import Step
+
+
+def sample_stream(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    *,
+    schedule: NoiseSchedule,
+    grid: TimeGrid,
+    eta: float,
+    noise: Noise,
+    purpose: str = "sample",
+) -> Iterator[Tensor]:
+    """The states of a reverse chain that starts at x_T, each (B, C, H, W); the last is the image.
+
+    `noise` is called for (purpose, t) at every t but the last, and not at all where eta is 0.
+    """
+    x = x_T
+    for t, s in grid.pairs:
+        mean, sigma = mean_and_sigma(Step.between(schedule, t, s, eta), x, denoiser(x, t))
+        x = mean if s == CLEAN or eta == 0 else mean + sigma * noise(purpose, t, x)
+        yield x
+
+
+@torch.no_grad()
+def sample(
+    domain: Domain,
+    count: int | None = None,
+    *,
+    x_T: Tensor | None = None,
+    steps: int = 100,
+    eta: float = 1.0,
+    seed: int = 0,
+    keys: Sequence[str | int] | None = None,
+    noise: Noise | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Sample images of a domain (Song et al. 2021, Eq. 12), or decode given x_T.
+
+    Args:
+        domain: what to sample.
+        count: how many images; not with `x_T`.
+        x_T: where the chains start, (B, C, H, W), such as `invert` returns; drawn if None.
+        steps: number of timesteps, 1 .. T.
+        eta: 0 (DDIM) .. 1 (DDPM).
+        seed, keys, noise: as in `encode`.
+        progress: show a progress bar.
+
+    Returns:
+        Images (B, C, H, W), near [-1, 1], not clamped.
+
+    Raises:
+        ValueError: an argument is out of range, or neither or both of count and x_T are given.
+    """
+    check_chain(eta)
+    if (count is None) == (x_T is None):
+        raise ValueError("give either count or x_T")
+    grid = TimeGrid.whole(domain.schedule, steps)
+    if x_T is None:
+        assert count is not None
+        parameter = next(getattr(domain.denoiser, "parameters", lambda: iter(()))(), None)
+        device = parameter.device if parameter is not None else None
+        shape = (count, domain.channels, domain.resolution, domain.resolution)
+        noise = noise_for(count, noise, seed, keys)
+        x_T = noise("start", grid.start, torch.empty(shape, device=device))
+    domain.check_images(x_T)
+    noise = noise_for(len(x_T), noise, seed, keys)
+    states = sample_stream(
+        domain.denoiser, x_T, schedule=domain.schedule, grid=grid, eta=eta, noise=noise
+    )
+    return last(states, len(grid), "sample", progress=progress)

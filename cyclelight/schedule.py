@@ -1,0 +1,228 @@
+"""The noise schedule and the grid of timesteps that a chain visits.
+
+Everything here is a value in float64: schedules and grids are made once, and nothing downstream
+recomputes them. The clean image is the timestep `CLEAN` = -1, where alpha-bar is 1.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLEAN = -1
+
+ScheduleKind = Literal["linear", "scaled_linear", "cosine", "given"]
+
+_DIFFUSERS_NAMES: dict[str, ScheduleKind] = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "cosine",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The variances beta_t of the forward process, t = 0 .. timesteps - 1.
+
+    Two domains translate into each other only if they were trained under the same schedule: compare
+    with `==`, and ask `difference` for what differs.
+
+    Args:
+        kind: `linear` (Ho et al. 2020), `scaled_linear` (linear in sqrt(beta); Stable Diffusion),
+            `cosine` (Nichol and Dhariwal 2021; takes no beta), or `given` by `betas`.
+        beta_start: beta at t = 0, in (0, 1); `linear` and `scaled_linear`.
+        beta_end: beta at t = timesteps - 1, in [beta_start, 1); `linear` and `scaled_linear`.
+        timesteps: the number of training timesteps, T.
+        given_betas: the variances themselves, each in (0, 1); `given` only.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    kind: ScheduleKind = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    timesteps: int = 1000
+    given_betas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 1:
+            raise ValueError(f"timesteps must be at least 1, got {self.timesteps}")
+        if (self.kind == "given") != (self.given_betas is not None):
+            raise ValueError("given_betas goes with kind 'given', and with that kind only")
+        if self.given_betas is not None and len(self.given_betas) != self.timesteps:
+            raise ValueError(
+                f"given_betas must hold timesteps = {self.timesteps} values, "
+                f"got {len(self.given_betas)}"
+            )
+        if self.kind in ("linear", "scaled_linear") and not (
+            0 < self.beta_start <= self.beta_end < 1
+        ):
+            raise ValueError(
+                "betas must satisfy 0 < beta_start <= beta_end < 1, "
+                f"got beta_start {self.beta_start} and beta_end {self.beta_end}"
+            )
+        if not bool(((self.betas > 0) & (self.betas < 1)).all()):
+            raise ValueError("every beta must lie in (0, 1)")
+
+    @classmethod
+    def linear(
+        cls, beta_start: float = 1e-4, beta_end: float = 0.02, timesteps: int = 1000
+    ) -> "NoiseSchedule":
+        """beta_t linear in t (Ho et al. 2020; the AFHQ models)."""
+        return cls("linear", beta_start, beta_end, timesteps)
+
+    @classmethod
+    def scaled_linear(
+        cls, beta_start: float = 0.00085, beta_end: float = 0.012, timesteps: int = 1000
+    ) -> "NoiseSchedule":
+        """sqrt(beta_t) linear in t (Stable Diffusion)."""
+        return cls("scaled_linear", beta_start, beta_end, timesteps)
+
+    @classmethod
+    def cosine(cls, timesteps: int = 1000) -> "NoiseSchedule":
+        """alpha-bar a squared cosine, beta at most 0.999 (Nichol and Dhariwal 2021, Eq. 17)."""
+        return cls("cosine", timesteps=timesteps)
+
+    @classmethod
+    def from_diffusers(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+        """The schedule that a diffusers scheduler configuration describes.
+
+        Raises:
+            ValueError: the configuration asks for a schedule that this project does not know.
+        """
+        timesteps = int(config.get("num_train_timesteps", 1000))
+        if config.get("rescale_betas_zero_snr"):
+            raise ValueError("rescale_betas_zero_snr is not supported: alpha-bar may not reach 0")
+        betas = config.get("trained_betas")
+        if betas is not None:
+            return cls("given", timesteps=len(betas), given_betas=tuple(map(float, betas)))
+        name = str(config.get("beta_schedule", "linear"))
+        if name not in _DIFFUSERS_NAMES:
+            known = ", ".join(_DIFFUSERS_NAMES)
+            raise ValueError(f"beta_schedule {name!r} is not supported; known are {known}")
+        start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+        return cls(_DIFFUSERS_NAMES[name], float(start), float(end), timesteps)
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """The fields of a diffusers scheduler configuration; inverse of `from_diffusers`."""
+        names = {kind: name for name, kind in _DIFFUSERS_NAMES.items()}
+        return {
+            "num_train_timesteps": self.timesteps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": names.get(self.kind, "linear"),
+            "trained_betas": None if self.given_betas is None else list(self.given_betas),
+        }
+
+    @cached_property
+    def betas(self) -> Tensor:
+        """beta_t, shape (T,), float64."""
+        T = self.timesteps
+        if self.given_betas is not None:
+            betas = np.asarray(self.given_betas)
+        elif self.kind == "linear":
+            betas = np.linspace(self.beta_start, self.beta_end, T)
+        elif self.kind == "scaled_linear":
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, T) ** 2
+        else:
+            f = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+            betas = np.minimum(1 - f[1:] / f[:-1], 0.999)
+        return torch.from_numpy(betas.astype(np.float64))
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """alpha-bar_t = prod_{u <= t} (1 - beta_u), shape (T,), float64, decreasing in (0, 1)."""
+        return torch.cumprod(1 - self.betas, dim=0)
+
+    def alpha_bar(self, t: int) -> float:
+        """alpha-bar at timestep t; 1 at `CLEAN`."""
+        return 1.0 if t == CLEAN else float(self.alphas_cumprod[t])
+
+    def difference(self, other: "NoiseSchedule") -> str | None:
+        """The first field in which two schedules differ, with both values; None if equal."""
+        for field in ("timesteps", "kind", "beta_start", "beta_end"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine != theirs and (field == "timesteps" or not self._same_values(other)):
+                return f"{field} {mine} and {theirs}"
+        return None if self._same_values(other) else "given_betas"
+
+    def _same_values(self, other: "NoiseSchedule") -> bool:
+        # Tables that other programs stored in float32 differ in the 7th digit.
+        return torch.allclose(self.alphas_cumprod, other.alphas_cumprod, rtol=1e-6, atol=1e-9)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NoiseSchedule) and self.difference(other) is None
+
+    def __hash__(self) -> int:
+        return hash(self.timesteps)
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """The training timesteps that a chain visits, descending; after the last comes `CLEAN`.
+
+    `start` is where the chain begins: its state there is drawn from q(x_start | x_0).
+    """
+
+    timesteps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ordered = all(t > s for t, s in zip(self.timesteps, self.timesteps[1:], strict=False))
+        if not self.timesteps or not ordered or self.timesteps[-1] < 0:
+            raise ValueError("a grid needs at least one timestep, in descending order, all >= 0")
+
+    @classmethod
+    def whole(cls, schedule: NoiseSchedule, steps: int) -> "TimeGrid":
+        """`steps` of the schedule's T timesteps, spread evenly and including 0.
+
+        If T is a multiple of `steps`: 0, T/steps, 2T/steps, ...; otherwise the integer part of an
+        even division of [0, T - 1] in float64. Both as in the authors' program of CycleDiffusion.
+
+        Raises:
+            ValueError: `steps` is not in 1 .. T.
+        """
+        T = schedule.timesteps
+        if not 1 <= steps <= T:
+            raise ValueError(f"steps must be in 1..{T} (the schedule's timesteps), got {steps}")
+        if T % steps == 0:
+            ascending = np.arange(0, T, T // steps)
+        else:
+            ascending = (np.linspace(0, 1, steps) * (T - 1)).astype(int)
+        return cls(tuple(int(t) for t in ascending[::-1]))
+
+    @classmethod
+    def truncated(cls, schedule: NoiseSchedule, steps: int, strength: float) -> "TimeGrid":
+        """The lowest round(strength * steps), at least 1, timesteps of the whole grid.
+
+        This is T_es of CycleDiffusion (Wu and De la Torre 2023, sec. 4.1) as a share of the grid.
+
+        Raises:
+            ValueError: `strength` is not in (0, 1], or `steps` not in 1 .. T.
+        """
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], got {strength}")
+        whole = cls.whole(schedule, steps)
+        return cls(whole.timesteps[-max(1, round(strength * steps)) :])
+
+    def below(self, t: int) -> "TimeGrid":
+        """The part of this grid below timestep t > 0 (never empty where the grid holds 0)."""
+        return TimeGrid(tuple(u for u in self.timesteps if u < t))
+
+    @property
+    def start(self) -> int:
+        """The highest timestep."""
+        return self.timesteps[0]
+
+    @property
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """(t, s): each timestep and the next lower one, ending with (t, CLEAN)."""
+        return zip(self.timesteps, (*self.timesteps[1:], CLEAN), strict=True)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)

@@ -1,0 +1,102 @@
+"""The formulas of one step, each written once.
+
+Symbols: x_t the state at timestep t, s the next lower timestep of the grid, alpha_bar the
+cumulative alpha (`schedule.py`), eps the noise prediction, sigma the step's standard deviation.
+Coefficients are float64 Python numbers: a float32 state meets them already rounded once only.
+"""
+
+from dataclasses import dataclass
+from math import log, sqrt
+
+import torch
+from torch import Tensor
+
+from cyclelight.schedule import NoiseSchedule
+
+AlphaBar = float | Tensor
+"""One alpha-bar for the whole batch, or a tensor (B, 1, 1, 1) with one for each image."""
+
+
+def add_noise(x_0: Tensor, noise: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
+    """A draw from q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I) (Ho et al. 2020, Eq. 4)."""
+    return alpha_bar_t**0.5 * x_0 + (1 - alpha_bar_t) ** 0.5 * noise
+
+
+def x_0_from_eps(x_t: Tensor, eps: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
+    """The clean image that a noise prediction implies: `add_noise` solved for x_0."""
+    return (x_t - (1 - alpha_bar_t) ** 0.5 * eps) / alpha_bar_t**0.5
+
+
+def eps_from_x_0(x_t: Tensor, x_0: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
+    """The noise that a clean image implies: `add_noise` solved for the noise."""
+    return (x_t - alpha_bar_t**0.5 * x_0) / (1 - alpha_bar_t) ** 0.5
+
+
+def eps_from_v(x_t: Tensor, v: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
+    """The noise that a velocity v = sqrt(abar) eps - sqrt(1 - abar) x_0 implies.
+
+    Salimans and Ho 2022, sec. 4 and appendix D.
+    """
+    return alpha_bar_t**0.5 * v + (1 - alpha_bar_t) ** 0.5 * x_t
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step between two noise levels, of the DDIM family (Song et al. 2021, Eq. 12).
+
+    x_s = mean(x_t, eps) + sigma * noise. eta = 1 is the ancestral step of DDPM with the posterior
+    ("fixed small") variance; eta = 0 is deterministic and may also run upwards (s > t).
+
+    Args:
+        alpha_bar_t: alpha-bar of the level that is left, in (0, 1]; 1 is the clean image.
+        alpha_bar_s: alpha-bar of the level that is reached, in (0, 1].
+        eta: 0 (deterministic) .. 1 (DDPM).
+    """
+
+    alpha_bar_t: float
+    alpha_bar_s: float
+    eta: float
+
+    @classmethod
+    def between(cls, schedule: NoiseSchedule, t: int, s: int, eta: float) -> "Step":
+        """The step from timestep t to timestep s of a schedule."""
+        return cls(schedule.alpha_bar(t), schedule.alpha_bar(s), eta)
+
+    @property
+    def sigma(self) -> float:
+        """eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s) (Song et al., Eq. 16)."""
+        if self.eta == 0:
+            return 0.0
+        a_t, a_s = self.alpha_bar_t, self.alpha_bar_s
+        return self.eta * sqrt((1 - a_s) / (1 - a_t)) * sqrt(1 - a_t / a_s)
+
+    def learned_sigma(self, v: Tensor) -> Tensor | float:
+        """Standard deviation from a learned range v in [-1, 1] (Nichol and Dhariwal 2021, Eq. 15).
+
+        log sigma^2 = (v+1)/2 log beta + (1-v)/2 log beta_tilde, where beta = 1 - abar_t / abar_s
+        and beta_tilde = beta (1 - abar_s) / (1 - abar_t). The last step, to the clean image, has
+        none: beta_tilde is 0 there.
+        """
+        if self.alpha_bar_s == 1:
+            return 0.0
+        beta = 1 - self.alpha_bar_t / self.alpha_bar_s
+        beta_tilde = beta * (1 - self.alpha_bar_s) / (1 - self.alpha_bar_t)
+        share = (v + 1) / 2
+        return torch.exp(0.5 * (share * log(beta) + (1 - share) * log(beta_tilde)))
+
+    def mean(self, x_t: Tensor, eps: Tensor) -> Tensor:
+        """mu = sqrt(abar_s) x_0_hat + sqrt(1 - abar_s - sigma^2) eps (Song et al. 2021, Eq. 12)."""
+        x_0_hat = x_0_from_eps(x_t, eps, self.alpha_bar_t)
+        # Rounding can leave a tiny negative number where eta = 1 and s is the lowest timestep.
+        direction = max(0.0, 1 - self.alpha_bar_s - self.sigma**2)
+        return sqrt(self.alpha_bar_s) * x_0_hat + sqrt(direction) * eps
+
+    def posterior(self, x_t: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
+        """A draw from q(x_s | x_t, x_0) (Song et al. 2021, Eq. 7): the step with the true noise.
+
+        Its marginals are q(x_s | x_0) for every eta. The step to the clean image returns x_0
+        itself, exactly.
+        """
+        if self.alpha_bar_s == 1:
+            return x_0
+        return self.mean(x_t, eps_from_x_0(x_t, x_0, self.alpha_bar_t)) + self.sigma * noise

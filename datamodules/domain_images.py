@@ -1,0 +1,165 @@
+"""The images of one domain, for training and judging its model."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from cyclelight.pixels import FitMode
+from datamodules.reading import (
+    Files,
+    ImageItem,
+    OnError,
+    SquareImages,
+    check_loading,
+    list_images,
+    make_loader,
+)
+
+
+def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
+    """(train, val): an image is for validation if the hash of its key falls below `val_fraction`.
+
+    So the split depends on no order, and a new file moves no other. Should none fall below, the
+    one with the least hash is taken.
+    """
+
+    def position(file: tuple[str, Path]) -> float:
+        # fsencode, since a file's name need not be valid Unicode.
+        digest = hashlib.blake2b(os.fsencode(file[0]), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+
+    val = [file for file in files if position(file) < val_fraction] or [min(files, key=position)]
+    chosen = {key for key, _ in val}
+    return [file for file in files if file[0] not in chosen], val
+
+
+class DomainImages(LightningDataModule):
+    """The images of one domain for `fit`, `validate` and `test` (which uses the val images).
+
+    Items and batches are dicts: `image`, (3, R, R), float32 [-1, 1]; `key`, the path relative to
+    its folder; `path`. R is the module's `resolution`. Up to 512 MiB of pixels per split
+    (3 R^2 bytes per image: 10,900 images of 128 pixels) are decoded once and stay in memory, in
+    each process. Nothing is flipped here: the training module does that.
+
+    Args:
+        root: folder of the images, searched recursively.
+        train: sub-folder of `root` with the training images; without it, `root` itself.
+        val: sub-folder of `root` with the validation images, such as AFHQ's `val/cat` beside
+            `train/cat`; without it, they are split off by a hash of each image's key.
+        val_fraction: share of images split off, in (0, 1); used only without `val`.
+        batch_size: images per step and process.
+        num_workers: processes that decode images; none are started if the images are in memory.
+        fit_mode: `crop` to the largest centred square, or `letterbox` on white.
+        on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
+
+    Raises:
+        FileNotFoundError: a folder is missing.
+        ValueError: an argument is out of range, or a folder has too few images.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: str | None = None,
+        val: str | None = None,
+        val_fraction: float = 0.05,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        fit_mode: FitMode = "crop",
+        on_error: OnError = "raise",
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, fit_mode, on_error)
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        if val and not train:
+            raise ValueError(f"val {val!r} needs train, the sub-folder of the training images")
+        self.root = Path(root)
+        folders = {"root": self.root}
+        folders |= {name: self.root / sub for name, sub in (("train", train), ("val", val)) if sub}
+        for name, folder in folders.items():
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{name}: no such folder {folder}")
+        train_name = "train" if train else "root"
+        self.train_files = list_images(folders[train_name])
+        if len(self.train_files) < 2:
+            raise ValueError(
+                f"{train_name}: at least 2 images are needed, "
+                f"got {len(self.train_files)} in {folders[train_name]}"
+            )
+        if not val:
+            self.train_files, self.val_files = split_by_key(self.train_files, val_fraction)
+            if not self.train_files:
+                raise ValueError(f"val_fraction {val_fraction} leaves no training images")
+        else:
+            self.val_files = list_images(folders["val"])
+            _check_val(folders["train"], folders["val"], self.val_files)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.fit_mode: FitMode = fit_mode
+        self.on_error: OnError = on_error
+        self.train_images: SquareImages | None = None
+        self.val_images: SquareImages | None = None
+
+    def setup(self, stage: str) -> None:
+        """Decode what `stage` needs at the resolution of the trainer's module."""
+        assert self.trainer is not None
+        resolution = self.trainer.lightning_module.resolution
+        assert isinstance(resolution, int)
+        self.load(resolution, train=stage == "fit")
+
+    def load(self, resolution: int, *, train: bool = True) -> None:
+        """Decode the val images, and with `train` the training images too.
+
+        Raises:
+            ValueError: a file is unreadable under `raise`, or none is readable under `skip`.
+        """
+        if train:
+            self.train_images = self._squares(self.train_images, self.train_files, resolution)
+        self.val_images = self._squares(self.val_images, self.val_files, resolution)
+
+    def _squares(self, made: SquareImages | None, files: Files, resolution: int) -> SquareImages:
+        if made is not None and made.resolution == resolution:
+            return made
+        images = SquareImages(files, resolution, self.fit_mode, self.on_error)
+        if not len(images):
+            raise ValueError(f"none of the {len(files)} images below {self.root} can be read")
+        return images
+
+    def train_dataloader(self) -> DataLoader[ImageItem]:
+        assert self.train_images is not None, "setup comes first"
+        processes = self.trainer.world_size if self.trainer else 1
+        # A last, smaller batch would weigh its images more; but never drop the only batch.
+        drop_last = len(self.train_images) >= self.batch_size * processes
+        return make_loader(
+            self.train_images,
+            self.batch_size,
+            self.num_workers,
+            shuffle=True,
+            drop_last=drop_last,
+        )
+
+    def val_dataloader(self) -> DataLoader[ImageItem]:
+        assert self.val_images is not None, "setup comes first"
+        return make_loader(self.val_images, self.batch_size, self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[ImageItem]:
+        return self.val_dataloader()
+
+    def summary(self) -> dict[str, str | int]:
+        """What a domain's card tells of its data: the folder's name and the numbers of images."""
+        return {
+            "root": self.root.resolve().name,
+            "train_images": len(self.train_images or self.train_files),
+            "val_images": len(self.val_images or self.val_files),
+        }
+
+
+def _check_val(train: Path, val: Path, files: Files) -> None:
+    if not files:
+        raise ValueError(f"val: no images in {val}")
+    inner, outer = val.resolve(), train.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise ValueError(f"val and train must not lie in one another, got {val} and {train}")

@@ -1,0 +1,212 @@
+"""Image files of any kind to RGB, and folders of them to a dataset."""
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cyclelight.pixels import FitMode, fit_square, to_float
+
+OnError = Literal["raise", "skip"]
+Files = list[tuple[str, Path]]
+"""(key, path) of each image."""
+
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+)
+MEMORY_LIMIT = 512 * 2**20
+"""Bytes of decoded 8-bit pixels up to which a dataset stays in memory."""
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the name has a known suffix, in any case, and is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def list_images(root: str | Path) -> Files:
+    """The image files below `root` as (key, path), sorted by key.
+
+    The key is the POSIX path relative to `root`, suffix included. Known suffixes in any case;
+    hidden files and folders are left out.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder of images: {root}")
+    relative = (path.relative_to(root) for path in root.rglob("*") if is_image_name(path))
+    keys = (path for path in relative if not any(part.startswith(".") for part in path.parts))
+    return sorted((key.as_posix(), root / key) for key in keys if (root / key).is_file())
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Any image file => RGB, 8-bit, upright.
+
+    EXIF rotation is applied; transparency is laid on white; grey, palette and CMYK become RGB;
+    16-bit values are scaled by 1/257 and float values from [0, 1]. The first frame of several.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be decoded, or its values have no known range.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (FileNotFoundError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ValueError(f"cannot read image {path}: not in an image format known here") from error
+    except Exception as error:  # Decoders raise nearly anything on a damaged file.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot read image {path}: {reason}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(
+                f"integers from {levels.min()} to {levels.max()}, known are 8-bit and 16-bit images"
+            )
+        return _grey((levels + 128) // 257)  # To the nearest; Pillow would clip at 255.
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # So that NaN fails too.
+            raise ValueError(
+                f"floats from {values.min():g} to {values.max():g}, they must lie in [0, 1]"
+            )
+        return _grey(np.rint(values * 255))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def read_square(path: str | Path, resolution: int, mode: FitMode) -> Tensor:
+    """Any image file => (resolution, resolution, 3), uint8; errors as `read_image`."""
+    return torch.from_numpy(np.array(fit_square(read_image(path), resolution, mode)))
+
+
+class ImageItem(TypedDict):
+    """image: (3, R, R), float32 [-1, 1]; key: names the image in the run; path: where it was."""
+
+    image: Tensor
+    key: str
+    path: str
+
+
+class SquareImages(Dataset[ImageItem]):
+    """Image files as squares of one resolution.
+
+    Every file is decoded once when the dataset is made: an unreadable one stops a run before it
+    starts rather than hours later, and batches have no holes. That takes milliseconds per image,
+    in threads; training or translating takes far longer. Up to `MEMORY_LIMIT` the decoded pixels
+    stay in memory (3 R^2 bytes per image, in each process), beyond it files are read anew.
+
+    Args:
+        files: (key, path) of each image, as from `list_images`.
+        resolution: side R in pixels.
+        fit_mode: see `cyclelight.pixels.fit_square`.
+        on_error: `raise` a ValueError on an unreadable file, or `skip` it: then `skipped` lists
+            (path, reason), and one warning tells.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        resolution: int,
+        fit_mode: FitMode = "crop",
+        on_error: OnError = "raise",
+    ) -> None:
+        self.resolution, self.fit_mode = resolution, fit_mode
+        shape = (len(files), resolution, resolution, 3)
+        small = len(files) * 3 * resolution**2 <= MEMORY_LIMIT
+        pixels = torch.empty(shape, dtype=torch.uint8) if small else None
+
+        def decode(index: int) -> str | None:
+            """The reason why the file cannot be read, if so."""
+            try:
+                square = read_square(files[index][1], resolution, fit_mode)
+            except (ValueError, FileNotFoundError) as error:
+                if on_error == "raise":
+                    raise
+                return str(error)
+            if pixels is not None:
+                pixels[index] = square
+            return None
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            reasons = list(pool.map(decode, range(len(files))))
+        good = [index for index, reason in enumerate(reasons) if reason is None]
+        self.files = [files[index] for index in good]
+        self.skipped = [(files[i][1], reason) for i, reason in enumerate(reasons) if reason]
+        self._pixels = pixels[good] if pixels is not None and self.skipped else pixels
+        if self.skipped:
+            told = "; ".join(reason for _, reason in self.skipped[:10])
+            more = f"; and {len(self.skipped) - 10} more" if len(self.skipped) > 10 else ""
+            rank_zero_warn(f"skipped {len(self.skipped)} of {len(files)} images: {told}{more}")
+
+    @property
+    def in_memory(self) -> bool:
+        return self._pixels is not None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pixels(self, index: int) -> Tensor:
+        """(R, R, 3), uint8."""
+        if self._pixels is not None:
+            return self._pixels[index]
+        return read_square(self.files[index][1], self.resolution, self.fit_mode)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        key, path = self.files[index]
+        return {"image": to_float(self.pixels(index)), "key": key, "path": str(path)}
+
+
+def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: str) -> None:
+    """ValueError if an argument that all datamodules have is out of range."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if num_workers < 0:
+        raise ValueError(f"num_workers must not be negative, got {num_workers}")
+    if fit_mode not in get_args(FitMode):
+        raise ValueError(
+            f"fit_mode must be one of {', '.join(get_args(FitMode))}, got {fit_mode!r}"
+        )
+    if on_error not in get_args(OnError):
+        raise ValueError(
+            f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}"
+        )
+
+
+def make_loader(
+    images: SquareImages, batch_size: int, num_workers: int, **options: Any
+) -> DataLoader[ImageItem]:
+    """Batches of `images`; with workers only where there are files to decode."""
+    workers = 0 if images.in_memory else num_workers
+    if images.in_memory:  # Lightning would advise workers, which would only slow this down.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    return DataLoader(
+        images,
+        batch_size=batch_size,  # By name: Lightning cannot remake the loader otherwise.
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )

@@ -1,0 +1,153 @@
+"""The images to translate: a file, a folder or a pattern."""
+
+import glob
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cyclelight.pixels import FitMode
+from datamodules.reading import (
+    Files,
+    ImageItem,
+    OnError,
+    SquareImages,
+    check_loading,
+    is_image_name,
+    list_images,
+    make_loader,
+)
+
+
+class TranslationImages(LightningDataModule):
+    """The images that `predict` translates, in the order of their keys.
+
+    Items and batches are dicts: `image`, (3, R, R), float32 [-1, 1]; `key`, which names the image
+    in the run (its noise, its output); `path`. R is the module's `resolution`. Keys are POSIX
+    paths, suffix included, relative to the folder, to the fixed part of the pattern, or to the
+    file's own folder.
+
+    All images are decoded once in `setup`: translating one takes far longer, an unreadable file
+    then stops the run before it starts, and batches are the same whatever is skipped in others.
+
+    Args:
+        source: an image file, a folder (searched recursively), or a pattern such as
+            `cats/*.jpg` or `cats/**/*.png`, in quotes lest the shell expand it.
+        reference: folder of real images of the target domain, shown beside the results.
+        batch_size: images per step and process.
+        num_workers: processes that decode images; none are started if the images are in memory.
+        fit_mode: `crop` to the largest centred square, or `letterbox` on white.
+        on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
+
+    Raises:
+        FileNotFoundError: `source` or `reference` does not exist.
+        ValueError: an argument is out of range, or there are no images.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        reference: str | None = None,
+        batch_size: int = 8,
+        num_workers: int = 2,
+        fit_mode: FitMode = "crop",
+        on_error: OnError = "raise",
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, fit_mode, on_error)
+        self.files = find_images(source)
+        if reference is not None and not Path(reference).is_dir():
+            raise FileNotFoundError(f"reference: no such folder {reference}")
+        self.reference_files = list_images(reference) if reference is not None else []
+        if reference is not None and not self.reference_files:
+            raise ValueError(f"reference: no images in {reference}")
+        self.source, self.reference = source, reference
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.fit_mode: FitMode = fit_mode
+        self.on_error: OnError = on_error
+        self.images: SquareImages | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all images found, sorted; unreadable ones included."""
+        return [key for key, _ in self.files]
+
+    @property
+    def skipped(self) -> list[tuple[Path, str]]:
+        """(path, reason) of each unreadable image; known after `setup`."""
+        return self.images.skipped if self.images is not None else []
+
+    def setup(self, stage: str) -> None:
+        """Decode the images at the resolution of the trainer's module."""
+        assert self.trainer is not None
+        resolution = self.trainer.lightning_module.resolution
+        assert isinstance(resolution, int)
+        self.load(resolution)
+
+    def load(self, resolution: int) -> None:
+        """Decode the images to (resolution, resolution).
+
+        Raises:
+            ValueError: a file is unreadable under `raise`, or none is readable under `skip`.
+        """
+        if self.images is not None and self.images.resolution == resolution:
+            return
+        self.images = SquareImages(self.files, resolution, self.fit_mode, self.on_error)
+        if not len(self.images):
+            raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
+
+    def predict_dataloader(self) -> DataLoader[ImageItem]:
+        assert self.images is not None, "setup comes first"
+        return make_loader(self.images, self.batch_size, self.num_workers)
+
+    def source_pixels(self, key: str) -> Tensor:
+        """The source of that key as the model sees it: (R, R, 3), uint8."""
+        assert self.images is not None, "setup comes first"
+        return self.images.pixels([key for key, _ in self.images.files].index(key))
+
+    def reference_pixels(self, count: int) -> list[Tensor]:
+        """Up to `count` real images of the target domain, evenly spread: (R, R, 3), uint8 each.
+
+        Empty without a `reference`; unreadable ones as `on_error` says.
+        """
+        assert self.images is not None, "setup comes first"
+        total = len(self.reference_files)
+        count = min(count, total)
+        files = [self.reference_files[index * total // count] for index in range(count)]
+        images = SquareImages(files, self.images.resolution, self.fit_mode, self.on_error)
+        return [images.pixels(index) for index in range(len(images))]
+
+
+def find_images(source: str) -> Files:
+    """(key, path) of the images that a file, folder or pattern means, sorted by key.
+
+    Raises:
+        FileNotFoundError: `source` is none of the three.
+        ValueError: no images there.
+    """
+    path = Path(source)
+    if path.is_file():  # Before the pattern: a real name may hold brackets.
+        return [(path.name, path)]
+    if path.is_dir():
+        files = list_images(path)
+    elif glob.has_magic(source):
+        found = {Path(name) for name in glob.glob(source, recursive=True)}
+        root = _fixed_part(path)
+        files = sorted(
+            (file.relative_to(root).as_posix(), file)
+            for file in found
+            if is_image_name(file) and file.is_file()
+        )
+    else:
+        raise FileNotFoundError(f"source: no such file or folder {source}")
+    if not files:
+        raise ValueError(f"source: no images found by {source}")
+    return files
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folders of `pattern` before the first one with a wildcard."""
+    while glob.has_magic(str(pattern)):
+        pattern = pattern.parent
+    return pattern

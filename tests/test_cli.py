@@ -1,0 +1,215 @@
+"""The program: one line and an exit code for whatever goes wrong, and the files of a run."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cyclelight.cli import main
+
+Run = Callable[..., tuple[int, str]]
+
+
+class TinyModule(LightningModule):
+    """A stand-in for any module: one weight, two settings.
+
+    Args:
+        steps: how many, at least 1.
+        fail: what the training step raises, if anything.
+    """
+
+    def __init__(self, steps: int = 1, fail: str | None = None) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.fail = fail
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        match self.fail:
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "terminate":
+                os.kill(os.getpid(), signal.SIGTERM)
+            case str():
+                raise RuntimeError(self.fail)
+        return (self.weight - batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Ones(Dataset[Tensor]):
+    """Four items."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.ones(1)
+
+
+class TinyData(LightningDataModule):
+    """Data for TinyModule.
+
+    Args:
+        batch_size: items per step.
+    """
+
+    def __init__(self, batch_size: int = 2) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(Ones(), self.batch_size)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """main(args): (exit code, stderr)."""
+
+    def call(*args: object) -> tuple[int, str]:
+        code = main([str(arg) for arg in args])
+        return code, capfd.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def fit(run: Run, tmp_path: Path) -> Run:
+    """`lightning fit` of the stand-ins into tmp_path."""
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    settings: dict[str, Any] = {
+        "model": {"class_path": "TinyModule"},
+        "data": {"class_path": f"{__name__}.TinyData"},
+        "trainer": {"max_epochs": 1, "log_every_n_steps": 1, **quiet},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings))
+    return lambda *args: run("fit", "--config", recipe, "--output", tmp_path / "out", *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "a command is missing"),
+        (["pedict"], "unknown command 'pedict'; did you mean predict?"),
+        (["predict"], "--output is required"),
+        (["fit", "--output", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["fit", "--output", "x", "--model", "Nonesuch"], "--model: there is no class Nonesuch"),
+        (["fit", "--output", "x", "--model.steps", "1"], "--model.steps is not an option"),
+    ],
+)
+def test_usage(run: Run, args: list[str], says: str) -> None:
+    code, err = run(*args)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.step", "1"], "--model.step is not an option"),
+        (["--model.steps", "many"], "--model.steps: expected int, got many"),
+        (["--model.steps", "0"], "--model.steps must be at least 1, got 0"),
+        (["--trainer.max_epoch", "3"], "--trainer.max_epoch is not an option"),
+        (["--trainer.max_epochs", "many"], "--trainer.max_epochs: expected int, got many"),
+        (["--trainer.accelerator", "abacus"], "abacus"),
+        (["--model", "cyclelight.nowhere.Module"], "has no attribute 'nowhere'"),
+        (["--ckpt_path", "nowhere.ckpt"], "--ckpt_path: there is no file nowhere.ckpt"),
+        (["stray"], "unexpected argument stray"),
+    ],
+)
+def test_bad_settings(fit: Run, args: list[str], says: str) -> None:
+    code, err = fit(*args)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert says in err
+
+
+def test_broken_yaml(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("model: [1\nfoo: }")
+    code, err = run("fit", "--output", tmp_path, "--config", tmp_path / "broken.yaml")
+    assert code == 2
+    assert err.startswith("error: --config: ") and err.count("\n") == 1
+
+
+def test_unknown_key_in_recipe(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("modle:\n  class_path: TinyModule\n")
+    code, err = run("fit", "--output", tmp_path, "--config", tmp_path / "recipe.yaml")
+    assert (code, err) == (2, "error: --modle.class_path is not an option\n")
+
+
+def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: Path) -> None:
+    assert fit("--data.batch_size", 1)[0] == 0
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {"config.yaml", "checkpoints", "logs"}
+    assert torch.load(out / "checkpoints" / "last.ckpt")["global_step"] == 4
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    assert written["data"]["init_args"] == {"batch_size": 1}
+
+    again = ("fit", "--config", out / "config.yaml", "--ckpt_path", "last")
+    assert run(*again, "--trainer.max_epochs", 3)[0] == 0
+    assert torch.load(out / "checkpoints" / "last.ckpt")["global_step"] == 12
+    assert {p.name for p in (out / "checkpoints").iterdir() if "last" in p.name} == {"last.ckpt"}
+    assert len(list((out / "logs").glob("events*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "says"),
+    [
+        (
+            "the disk\nis full",
+            1,
+            "error: the disk is full (CYCLELIGHT_DEBUG=1 shows the traceback)",
+        ),
+        ("interrupt", 130, "interrupted; what was finished is kept"),
+        ("terminate", 143, "terminated; what was finished is kept"),
+    ],
+)
+def test_stopped_while_running(fit: Run, fail: str, code: int, says: str) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert fit("--model.fail", fail) == (code, says + "\n")
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_another_class_keeps_its_own_defaults(fit: Run, tmp_path: Path) -> None:
+    """And not those of the stage's class: DomainImages has a batch_size too, of 16."""
+    assert fit()[0] == 0
+    written = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert written["data"]["init_args"] == {"batch_size": 2}
+
+
+def test_debug_shows_the_traceback(fit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CYCLELIGHT_DEBUG", "1")
+    code, err = fit("--model.steps", "0")
+    assert code == 2
+    assert "Traceback" in err and err.endswith("error: --model.steps must be at least 1, got 0\n")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_lists_the_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "--model.seed" in page and "--data.batch_size" in page
+    assert "--trainer.NAME" in page and "--trainer.benchmark" not in page
+
+
+@pytest.mark.parametrize("command", ["lightning", "cyclelight"])
+def test_installed_program(command: str) -> None:
+    """Both scripts and the module; without torch, so within a moment."""
+    program = Path(sys.executable).with_name(command)
+    arguments = [program] if command == "lightning" else [sys.executable, "-m", command]
+    done = subprocess.run([*arguments, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cyclelight 0.1.0\n", "")

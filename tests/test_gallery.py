@@ -1,0 +1,175 @@
+"""The callbacks of `predict`: the files that a run leaves, and the picture of it."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from cyclelight.callbacks.gallery import Gallery, Pair, draw_gallery, evenly
+from cyclelight.callbacks.writer import ImageWriter
+from datamodules import DomainImages, TranslationImages
+
+# Lightning 2.6 with torch 2.15.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+
+R = 64
+SIDE = 128  # In which 64 pixels are shown.
+RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+
+
+class Negative(LightningModule):
+    """Translates each colour to its negative; may fail at a batch."""
+
+    def __init__(self, fails_at: int = -1, error: type[BaseException] = KeyboardInterrupt) -> None:
+        super().__init__()
+        self.resolution, self.seed = R, 7
+        self.fails_at, self.error = fails_at, error
+
+    def describe(self) -> str:
+        return "the negative"
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if batch_idx == self.fails_at:
+            raise self.error("stopped")
+        image: Tensor = batch["image"]
+        return -image
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    (tmp_path / "cats" / "sub").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "sub/c.png"):
+        Image.new("RGB", (80, 70), RED).save(tmp_path / "cats" / name)
+    return tmp_path / "cats"
+
+
+def predict(output: Path, data: Any, module: LightningModule, *callbacks: Any) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        default_root_dir=output,
+        callbacks=list(callbacks) or [ImageWriter(), Gallery()],
+    )
+    trainer.predict(module, datamodule=data, return_predictions=False)
+
+
+def boxes(picture: Image.Image, colour: tuple[int, int, int]) -> int:
+    """How many pixels are of that colour, in units of a shown image."""
+    near = (abs(np.asarray(picture).astype(int) - colour) <= 3).all(-1)
+    return round(float(near.sum()) / SIDE**2)
+
+
+def test_a_run_leaves_images_manifest_and_gallery(cats: Path, tmp_path: Path) -> None:
+    (tmp_path / "dogs").mkdir()
+    Image.new("RGB", (9, 9), BLUE).save(tmp_path / "dogs" / "rex.png")
+    data = TranslationImages(str(cats), str(tmp_path / "dogs"), batch_size=2)
+    predict(tmp_path / "run", data, Negative())
+    with Image.open(tmp_path / "run" / "images" / "sub" / "c.png") as image:
+        np.testing.assert_array_equal(image, np.full((R, R, 3), (55, 255, 255)))
+    lines = (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["output"] for line in lines] == [
+        *("images/a.png", "images/b.png", "images/sub/c.png")
+    ]
+    assert json.loads(lines[1]) == {
+        "key": "b.jpg",
+        "source": str(cats / "b.jpg"),
+        "output": "images/b.png",
+        "seed": 7,
+    }
+    with Image.open(tmp_path / "run" / "gallery.png") as picture:
+        assert [boxes(picture, c) for c in (RED, (55, 255, 255), BLUE)] == [3, 3, 1]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"images", "manifest.jsonl", "gallery.png"}
+
+
+@pytest.fixture
+def keep_sigint() -> Iterator[None]:
+    """Lightning ignores Ctrl-C once it has seen one: that must not outlive the test."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keep_sigint")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_was_finished_before_an_interruption_is_shown(
+    cats: Path, tmp_path: Path, error: type[BaseException]
+) -> None:
+    data = TranslationImages(str(cats), batch_size=2)
+    with pytest.raises((SystemExit, RuntimeError)):
+        predict(tmp_path / "run", data, Negative(fails_at=1, error=error))
+    with Image.open(tmp_path / "run" / "gallery.png") as picture:
+        assert [boxes(picture, c) for c in (RED, (55, 255, 255))] == [2, 2]
+    assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_interruption_before_the_first_image_leaves_no_gallery(
+    cats: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        predict(tmp_path, TranslationImages(str(cats)), Negative(0, RuntimeError))
+    assert not (tmp_path / "gallery.png").exists()
+
+
+def test_a_run_into_the_folder_of_another_tells(cats: Path, tmp_path: Path) -> None:
+    predict(tmp_path / "run", TranslationImages(str(cats)), Negative())
+    with pytest.warns(UserWarning, match="holds 2 images of an earlier run"):
+        predict(tmp_path / "run", TranslationImages(str(cats / "a.png")), Negative())
+    assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 3
+    with Image.open(tmp_path / "run" / "gallery.png") as picture:
+        assert boxes(picture, RED) == 1  # Only its own.
+
+
+def test_what_cannot_work_is_told_before_the_run(cats: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_pairs.*0"):
+        Gallery(max_pairs=0)
+    data = TranslationImages(str(cats))
+    with pytest.raises(ValueError, match="add that one too"):
+        predict(tmp_path, data, Negative(), Gallery())
+    with pytest.raises(ValueError, match="TranslationImages, got DomainImages"):
+        predict(tmp_path, DomainImages(str(cats)), Negative())
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file"):
+        predict(tmp_path / "file", data, Negative())
+
+
+def pair(resolution: int, label: str = "x") -> Pair:
+    size = (resolution, resolution)
+    return Pair(Image.new("RGB", size, RED), Image.new("RGB", size, GREEN), label)
+
+
+@pytest.mark.parametrize(("resolution", "side"), [(32, 128), (48, 144), (200, 200), (512, 256)])
+def test_images_are_shown_at_a_size_to_be_seen(resolution: int, side: int) -> None:
+    picture = np.asarray(draw_gallery([pair(resolution)], "title", "note"))
+    rows, columns = np.nonzero((picture == GREEN).all(-1))
+    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == side
+    assert len(rows) == side**2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
+def test_all_pairs_and_whole_references_fit(count: int) -> None:
+    references = [Image.new("RGB", (64, 64), BLUE)] * 16
+    long = "a rather long name of a folder/" * 3
+    picture = draw_gallery([pair(64, long)] * count, "word " * 60, "note", references)
+    pixels = np.asarray(picture)
+    for colour, number in ((RED, count), (GREEN, count)):
+        assert (pixels == colour).all(-1).sum() == number * SIDE**2
+    shown = (pixels == BLUE).all(-1).sum() / SIDE**2
+    assert shown >= 4 and shown == int(shown)
+    edges = [pixels[:, :20], pixels[:, -20:], pixels[:20], pixels[-10:]]
+    assert all((edge == 255).all() for edge in edges)
+
+
+def test_evenly() -> None:
+    assert evenly([1, 2, 3], 5) == [1, 2, 3]
+    assert evenly(list(range(10)), 5) == [0, 2, 4, 6, 8]
+    assert evenly([], 5) == []

@@ -1,0 +1,116 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cyclelight.outputs import RunFolder, atomic, output_names, write_json, write_text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"a.jpg": "a.png", "sub/a.jpeg": "sub/a.png", "b.c.jpg": "b.c.png", "bare": "bare.png"},
+        {"a.jpg": "a.jpg.png", "a.bmp": "a.bmp.png", "sub/a.jpg": "sub/a.png"},
+        # a.jpg's full name is the short one of a.jpg.tif, which must then give way too.
+        {"a.jpg": "a.jpg.png", "a.bmp": "a.bmp.png", "a.jpg.tif": "a.jpg.tif.png"},
+        {".hidden": ".hidden.png", "A.jpg": "A.png", "a.jpg": "a.png"},
+    ],
+)
+def test_names_are_short_and_differ(names: dict[str, str]) -> None:
+    assert output_names(list(names)) == names
+    assert output_names(list(names)[::-1]) == names
+
+
+@pytest.mark.parametrize(
+    "key", ["../a.png", "a/../../b.png", "/etc/a.png", "", ".", "a//b.png", "./a.png", "a\0.png"]
+)
+def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="plain relative path"):
+        RunFolder(tmp_path, [key])
+
+
+def test_other_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'a' occurs 2 times"):
+        RunFolder(tmp_path, ["a", "b", "a"])
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"output folder .*file is a file"):
+        RunFolder(tmp_path / "file")
+
+
+def test_an_image_is_written_as_it_is(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8)
+    path = RunFolder(tmp_path, ["sub/a.jpg"]).write_image("sub/a.jpg", pixels)
+    assert path == tmp_path / "images" / "sub" / "a.png"
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(image, pixels.numpy())
+    write_text(tmp_path / "plain.txt", "")
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.txt"
+    write_text(target, "before")
+    with pytest.raises(KeyboardInterrupt), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "before"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"fid": 1.5, "names": ["é"]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"fid": 1.5, "names": ["é"]}
+
+
+def test_the_manifest_is_sorted_without_repetitions(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, ["b.jpg", "a.jpg"])
+    assert folder.open_manifest() == 0 and folder.finished() == {}
+    for key, seed in (("b.jpg", 1), ("a.jpg", 1), ("b.jpg", 2)):
+        folder.add_to_manifest(key, f"cats/{key}", seed)
+    assert len(folder.manifest_path.read_text().splitlines()) == 3
+    folder.close_manifest()
+    assert [json.loads(line) for line in folder.manifest_path.read_text().splitlines()] == [
+        {"key": "a.jpg", "source": "cats/a.jpg", "output": "images/a.png", "seed": 1},
+        {"key": "b.jpg", "source": "cats/b.jpg", "output": "images/b.png", "seed": 2},
+    ]
+
+
+def test_a_later_run_begins_its_own_keys_anew(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path, ["a.jpg", "b.jpg"])
+    first.open_manifest()
+    for key in ("a.jpg", "b.jpg"):
+        first.add_to_manifest(key, key, 0)
+    second = RunFolder(tmp_path, ["b.jpg", "c.jpg"])
+    assert second.open_manifest() == 1
+    assert second.finished() == {} and list(second.manifest()) == ["a.jpg"]
+    second.add_to_manifest("c.jpg", "c.jpg", 0)
+    assert list(second.finished()) == ["c.jpg"] and list(second.manifest()) == ["a.jpg", "c.jpg"]
+
+
+def test_a_line_cut_off_by_a_crash_is_ignored(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, ["a.jpg", "b.jpg"])
+    folder.add_to_manifest("a.jpg", "a.jpg", 0)
+    with folder.manifest_path.open("a") as file:
+        file.write('{"key": "b.jp')
+    assert list(folder.manifest()) == ["a.jpg"]
+    folder.close_manifest()
+    assert len(folder.manifest_path.read_text().splitlines()) == 1
+
+
+def test_lines_written_at_once_do_not_mix(tmp_path: Path) -> None:
+    groups = [[f"{group}-{n}.png" for n in range(200)] for group in range(4)]
+
+    def append(keys: list[str]) -> None:
+        folder = RunFolder(tmp_path, keys)
+        for key in keys:
+            folder.add_to_manifest(key, "x" * 500, 0)
+
+    with ThreadPoolExecutor(len(groups)) as pool:
+        list(pool.map(append, groups))
+    keys = sorted(key for group in groups for key in group)
+    assert list(RunFolder(tmp_path, keys).finished()) == keys

@@ -1,0 +1,177 @@
+"""Each kind of image file is made on the spot, with values that are known before."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import reading
+from datamodules.reading import SquareImages, list_images, read_image, read_square
+
+
+def first_pixel(path: Path) -> tuple[int, int, int]:
+    image = read_image(path)
+    assert image.mode == "RGB"
+    pixel = image.getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return pixel  # type: ignore[return-value]
+
+
+def palette_with_transparency() -> Image.Image:
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((0, 0), 1)
+    image.info["transparency"] = 1
+    return image
+
+
+def grey(dtype: str, value: float) -> Image.Image:
+    return Image.fromarray(np.full((2, 2), value, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "pixel"),
+    [
+        ("rgb.png", lambda: Image.new("RGB", (2, 2), (1, 2, 3)), (1, 2, 3)),
+        ("rgb.bmp", lambda: Image.new("RGB", (2, 2), (1, 2, 3)), (1, 2, 3)),
+        ("rgb.webp", lambda: Image.new("RGB", (2, 2), (90, 90, 90)), (90, 90, 90)),
+        ("grey.png", lambda: Image.new("L", (2, 2), 77), (77, 77, 77)),
+        ("grey.jpg", lambda: Image.new("L", (8, 8), 77), (77, 77, 77)),
+        ("bits.png", lambda: Image.new("1", (2, 2), 1), (255, 255, 255)),
+        ("palette.gif", lambda: Image.new("RGB", (2, 2), (10, 20, 30)).quantize(2), (10, 20, 30)),
+        ("clear.png", lambda: Image.new("RGBA", (2, 2), (9, 9, 9, 0)), (255, 255, 255)),
+        ("half.png", lambda: Image.new("RGBA", (2, 2), (0, 100, 200, 51)), (204, 224, 244)),
+        ("grey-alpha.png", lambda: Image.new("LA", (2, 2), (0, 51)), (204, 204, 204)),
+        ("palette-clear.png", palette_with_transparency, (255, 255, 255)),
+        ("cmyk.tif", lambda: Image.new("CMYK", (2, 2), (255, 0, 0, 0)), (0, 255, 255)),
+        ("16-high.png", lambda: grey("uint16", 65535), (255, 255, 255)),
+        ("16-mid.png", lambda: grey("uint16", 257 * 100 + 128), (100, 100, 100)),
+        ("16-next.png", lambda: grey("uint16", 257 * 100 + 129), (101, 101, 101)),
+        ("16.tif", lambda: grey("uint16", 300), (1, 1, 1)),
+        ("16-big-endian.tif", lambda: grey(">u2", 257 * 7), (7, 7, 7)),
+        ("32.tif", lambda: grey("int32", 65535), (255, 255, 255)),
+        ("float.tif", lambda: grey("float32", 0.6), (153, 153, 153)),
+    ],
+)
+def test_every_kind_becomes_rgb(
+    tmp_path: Path, name: str, make: Callable[[], Image.Image], pixel: tuple[int, int, int]
+) -> None:
+    make().save(tmp_path / name)
+    assert first_pixel(tmp_path / name) == pixel
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
+    assert first_pixel(tmp_path / "cmyk.jpg") == pytest.approx((255, 0, 0), abs=2)
+
+
+def test_16_bit_colour_keeps_its_range(tmp_path: Path) -> None:
+    # Pillow writes no such PNG: one pixel by hand, red 65535, green 32896 (= 128 * 257), blue 0.
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixel = zlib.compress(b"\0" + struct.pack(">HHH", 65535, 32896, 0))
+    png = chunk(b"IHDR", header) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    assert first_pixel(tmp_path / "deep.png") == (255, 128, 0)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2), "black")
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turn clockwise to see it upright: top left goes to top right.
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = np.asarray(read_image(tmp_path / "turned.png"))
+    assert upright.shape == (4, 2, 3)
+    assert upright[0, 1, 0] == 255 and upright.sum() == 3 * 255
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("deep.tif", lambda: grey("int32", 70000), "70000"),
+        ("minus.tif", lambda: grey("int32", -1), "-1"),
+        ("range.tif", lambda: grey("float32", 255), "255.*\\[0, 1\\]"),
+        ("nan.tif", lambda: grey("float32", float("nan")), "nan"),
+    ],
+)
+def test_values_of_unknown_range_are_errors(
+    tmp_path: Path, name: str, make: Callable[[], Image.Image], reason: str
+) -> None:
+    make().save(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}.*{reason}"):
+        read_image(tmp_path / name)
+
+
+def damaged(folder: Path) -> list[Path]:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    paths = []
+    for suffix in ("png", "jpg", "webp", "tif", "gif", "bmp"):
+        path = folder / f"cut.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        paths.append(path)
+    for name, content in (("empty.png", b""), ("text.jpg", b"not an image\n")):
+        (folder / name).write_bytes(content)
+        paths.append(folder / name)
+    return paths
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+def test_a_damaged_file_is_named_in_one_line(tmp_path: Path) -> None:
+    for path in damaged(tmp_path):
+        with pytest.raises(ValueError, match=f"cannot read image .*{path.name}: .+") as caught:
+            read_image(path)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).count(path.name) == 1
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        read_image(tmp_path / "absent.png")
+
+
+def test_listing_is_sorted_recursive_and_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "sub/c.JPeG", "notes.txt", ".d.png", ".e/f.png", "._a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert list_images(tmp_path) == [
+        ("a.jpg", tmp_path / "a.jpg"),
+        ("b.PNG", tmp_path / "b.PNG"),
+        ("sub/c.JPeG", tmp_path / "sub" / "c.JPeG"),
+    ]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        list_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("limit", [0, reading.MEMORY_LIMIT])
+def test_skipping_leaves_the_others_in_place(
+    tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MEMORY_LIMIT", limit)
+    for level in (10, 20, 30, 40):
+        Image.new("RGB", (6, 4), (level,) * 3).save(tmp_path / f"{level}.png")
+    (tmp_path / "20.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 4 images: cannot read .*20\.png"):
+        images = SquareImages(list_images(tmp_path), 4, on_error="skip")
+    assert images.in_memory == (limit > 0)
+    items = [images[index] for index in range(len(images))]
+    assert [item["key"] for item in items] == ["10.png", "30.png", "40.png"]
+    for item, level in zip(items, (10, 30, 40), strict=True):
+        torch.testing.assert_close(item["image"], torch.full((3, 4, 4), level / 127.5 - 1))
+    assert [path for path, _ in images.skipped] == [tmp_path / "20.png"]
+    with pytest.raises(ValueError, match=r"20\.png"):
+        SquareImages(list_images(tmp_path), 4)
+
+
+def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_square(tmp_path / "a.png", 5, "crop").numpy(), pixels)
