@@ -129,7 +129,8 @@ def save_domain(
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} exists and is not a domain folder; it is left as it is")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    copy = UNet2DModel.from_config(unet.config)
+    # What diffusers notes of its own, such as the path that a network came from, is left out.
+    copy = UNet2DModel.from_config({k: v for k, v in unet.config.items() if k[0] != "_"})
     copy.load_state_dict(unet.state_dict())
     # diffusers' own `to` warns about layers to be kept in float32, even where there are none.
     nn.Module.to(copy, dtype)

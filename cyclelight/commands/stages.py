@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cyclelight.callbacks.gallery import Gallery
+from cyclelight.callbacks.progress import TranslationProgress
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.errors import UsageError, one_line
 from cyclelight.commands.parsing import explain
@@ -210,7 +211,9 @@ class Predict(Stage):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With the writer of the images and the page that shows them."""
-        self.trainer_defaults["callbacks"] = [ImageWriter(), Gallery()]
+        shown = self.config_init.trainer.enable_progress_bar is not False
+        bar = [TranslationProgress()] if shown else []
+        self.trainer_defaults["callbacks"] = [ImageWriter(), Gallery(), *bar]
         return super().instantiate_trainer(**kwargs)
 
 

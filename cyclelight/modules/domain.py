@@ -113,7 +113,7 @@ class DomainModule(LightningModule):
         self.ema_decay = ema_decay
         self.sample_every_n_epochs = sample_every_n_epochs
         self.data_licence, self.save_dtype = data_licence, save_dtype
-        self.init_from = init_from
+        self.ancestor: str | None = None
         if init_from is None:
             unet = build_unet(network, resolution=resolution, channels=channels)
             self.denoiser = NetworkDenoiser(unet, schedule, prediction_type=prediction_type)
@@ -129,6 +129,7 @@ class DomainModule(LightningModule):
             mine, theirs = getattr(self, argument), getattr(domain, argument)
             if mine != theirs:
                 raise ValueError(f"init_from: {path} has {argument} {theirs}, not {mine}")
+        self.ancestor = domain.name
         log.info("Starting from %s; network, schedule and prediction type are its own.", path)
         denoiser = domain.denoiser
         assert isinstance(denoiser, NetworkDenoiser)
@@ -258,7 +259,7 @@ class DomainModule(LightningModule):
             "data": datamodule.summary() if hasattr(datamodule, "summary") else {},
             "data_licence": self.data_licence,
             "steps": self.trainer.global_step,
-            "init_from": self.init_from,
+            "init_from": self.ancestor,
             "weighting": self.weighting,
             "ema_decay": self.ema_decay,
             "versions": {
