@@ -1,0 +1,148 @@
+"""DomainModule: loss, learning rate, averaged weights, resume and what a fit leaves behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+import cyclelight
+from cyclelight.callbacks.ema import EMA
+from cyclelight.denoiser import eps_from_output
+from cyclelight.loss import loss_weight
+from cyclelight.modules.domain import DomainModule
+from cyclelight.networks.unet import UNetSettings
+from datamodules import DomainImages
+
+CATS = str(Path(__file__).parents[1] / "docs" / "demo" / "cats")
+TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
+
+
+def module(**settings: Any) -> DomainModule:
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {"resolution": 16, "network": TINY, "sample_every_n_epochs": 0}
+    return DomainModule(**{**defaults, "warmup_steps": 2, "learning_rate": 1e-3, **settings})
+
+
+class Ordered(DomainImages):
+    """Every epoch in the same order."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.train_images is not None
+        return DataLoader(self.train_images, batch_size=4)
+
+
+def fit(
+    root: Path, steps: int, ckpt_path: str | None = None, *, ordered: bool = False, **settings: Any
+) -> Trainer:
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        default_root_dir=root,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=[ModelCheckpoint(root / "checkpoints", save_last=True, every_n_train_steps=1)],
+    )
+    data = (Ordered if ordered else DomainImages)(CATS, batch_size=7, num_workers=0)
+    trainer.fit(module(**settings), data, ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_weights_are_those_of_the_papers() -> None:
+    alpha_bar = torch.tensor([0.01, 0.5, 0.9, 0.99], dtype=torch.float64)
+    assert_close(loss_weight(alpha_bar, "uniform"), torch.ones(4).double())
+    assert_close(loss_weight(alpha_bar, "p2"), 1 - alpha_bar)  # 1 / (1 + SNR)
+    assert_close(loss_weight(alpha_bar, "min_snr")[:3].double()[:2], torch.ones(2).double())
+    assert_close(loss_weight(alpha_bar, "min_snr")[3].item(), 5 / 99)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_perfect_output_of_any_kind_has_no_loss(kind: Any) -> None:
+    x_0, eps = torch.randn(2, 4, 3, 8, 8, dtype=torch.float64)
+    a = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64).view(-1, 1, 1, 1)
+    x_t = a.sqrt() * x_0 + (1 - a).sqrt() * eps
+    v = a.sqrt() * eps - (1 - a).sqrt() * x_0
+    output = {"epsilon": eps, "v_prediction": v, "sample": x_0}[kind]
+    assert_close(eps_from_output(output, x_t, a, kind), eps)
+
+
+def test_ema_is_the_recursion_with_a_ramp() -> None:
+    ema, model = EMA(0.5), torch.nn.Linear(1, 1, bias=False)
+    average = torch.optim.swa_utils.AveragedModel(model, **ema._kwargs)
+    expected, values = None, [1.0, 3.0, -2.0, 5.0, 0.5]
+    for n, value in enumerate(values):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update_parameters(model)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+    assert_close(average.module.weight.item(), expected)
+
+
+def test_fit_writes_a_domain_of_the_averaged_weights(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, 3, name="cat", ema_decay=0.9)
+    card = json.loads((tmp_path / "domain" / "domain.json").read_text())
+    assert (card["name"], card["resolution"], card["steps"]) == ("cat", 16, 3)
+    assert card["data"]["train_images"] + card["data"]["val_images"] == 8
+    folder = cyclelight.load_domain(tmp_path / "domain")
+    checkpoint = cyclelight.load_domain(tmp_path / "checkpoints" / "last.ckpt")
+    x = torch.randn(1, 3, 16, 16)
+    assert_close(folder.denoiser(x, 500).eps, checkpoint.denoiser(x, 500).eps)
+    raw = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert any(
+        not torch.equal(raw["state_dict"][k], raw["current_model_state"][k])
+        for k in raw["state_dict"]
+    )
+    assert trainer.global_step == 3
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_fit_equals_an_undisturbed_one(tmp_path: Path) -> None:
+    """Raw and averaged weights bit for bit, given the same batches in the same order."""
+    fit(tmp_path / "whole", 4, ordered=True)
+    fit(tmp_path / "parts", 2, ordered=True)
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    fit(tmp_path / "parts", 4, str(last), ordered=True)
+    resumed = torch.load(last, weights_only=True)
+    whole = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == whole["global_step"] == 4
+    for part in ("state_dict", "current_model_state", "averaging_state"):
+        assert resumed[part].keys() == whole[part].keys()
+        assert all(torch.equal(value, whole[part][name]) for name, value in resumed[part].items())
+
+
+def test_learning_rate_warms_up_then_follows_the_cosine(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, 4, lr_schedule="cosine", warmup_steps=2, learning_rate=1.0e-3)
+    factor = trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0]
+    assert [round(factor(step), 6) for step in range(5)] == [0.5, 1.0, 1.0, 0.5, 0.0]
+
+
+def test_init_from_takes_network_and_schedule_over(tmp_path: Path) -> None:
+    schedule = cyclelight.NoiseSchedule.cosine()
+    fit(tmp_path, 1, name="animals", schedule=schedule, prediction_type="v_prediction")
+    started = module(init_from=str(tmp_path / "domain"))
+    assert started.denoiser.schedule == schedule
+    assert started.denoiser.prediction_type == "v_prediction"
+    loaded = cyclelight.load_domain(tmp_path / "domain").denoiser.network.state_dict()
+    assert all(torch.equal(v, loaded[k]) for k, v in started.denoiser.network.state_dict().items())
+    assert all(p.requires_grad for p in started.parameters())
+    with pytest.raises(ValueError, match="has resolution 16, not 32"):
+        module(init_from=str(tmp_path / "domain"), resolution=32)
+    with pytest.raises(FileNotFoundError, match=r"init_from: .*nothing does not exist"):
+        module(init_from=str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("resolution", 0), ("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1)],
+)
+def test_settings_out_of_range_are_named(argument: str, value: float) -> None:
+    with pytest.raises(ValueError, match=argument):
+        module(**{argument: value})
