@@ -45,6 +45,9 @@ class TinyModule(LightningModule):
                 raise RuntimeError(self.fail)
         return (self.weight - batch).square().mean()
 
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val/loss", (self.weight - batch).square().mean())
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -72,6 +75,9 @@ class TinyData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         return DataLoader(Ones(), self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self.train_dataloader()
 
 
 @pytest.fixture
@@ -159,6 +165,14 @@ def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: P
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert written["data"]["init_args"] == {"batch_size": 1}
 
+    # A fit's settings serve to judge it; that logs and saves nothing.
+    judged = ("validate", "--config", out / "config.yaml", "--ckpt_path")
+    assert run(*judged, out / "checkpoints" / "last.ckpt")[0] == 0
+    assert {p.name for p in out.iterdir()} == {
+        *("config.yaml", "config_validate.yaml", "checkpoints", "logs")
+    }
+    assert run(*judged, "last")[0] == 2
+
     again = ("fit", "--config", out / "config.yaml", "--ckpt_path", "last")
     assert run(*again, "--trainer.max_epochs", 3)[0] == 0
     assert torch.load(out / "checkpoints" / "last.ckpt")["global_step"] == 12
@@ -182,6 +196,11 @@ def test_stopped_while_running(fit: Run, fail: str, code: int, says: str) -> Non
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert fit("--model.fail", fail) == (code, says + "\n")
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_fit_without_checkpoints(fit: Run, tmp_path: Path) -> None:
+    assert fit("--trainer.enable_checkpointing", "false", "--trainer.logger", "false")[0] == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.yaml"]
 
 
 def test_another_class_keeps_its_own_defaults(fit: Run, tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ class Stage(LightningCLI):
     summary: ClassVar[str]
     default_model: ClassVar[type[LightningModule]] = DomainModule
     default_data: ClassVar[type[LightningDataModule]] = DomainImages
-    defaults: ClassVar[dict[str, Any]] = {"logger": False, "enable_checkpointing": False}
     output_required: ClassVar[bool] = False
     takes_checkpoint: ClassVar[bool] = True
     checkpoint_words: ClassVar[tuple[str | None, ...]] = (None,)
@@ -66,7 +65,6 @@ class Stage(LightningCLI):
             LightningDataModule if not self.helping else self.default_data,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False, "config_filename": self.config_name},
-            trainer_defaults=dict(self.defaults),
             seed_everything_default=0,
             parser_kwargs={
                 "prog": f"lightning {self.name}",
@@ -108,6 +106,15 @@ class Stage(LightningCLI):
                 metavar="FILE",
                 help="A checkpoint file to resume or judge; for fit also `last`, the output's own.",
             )
+        if self.takes_checkpoint and not self.helping:
+            # Only fit makes a callback of these; the others take the config.yaml of a fit.
+            parser.add_class_arguments(
+                ModelCheckpoint, "checkpoint", skip={"dirpath"}, instantiate=False
+            )
+            # With a version counter, a resumed run would write last-v1.ckpt beside last.ckpt.
+            parser.set_defaults(
+                {"checkpoint.save_last": True, "checkpoint.enable_version_counter": False}
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """What was given to us, in place of sys.argv, after the stage's own classes.
@@ -124,6 +131,12 @@ class Stage(LightningCLI):
         path = self.config.get("ckpt_path")
         if path not in self.checkpoint_words and not Path(path).is_file():
             raise UsageError(f"--ckpt_path: there is no file {path}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Without logs and checkpoints, unless a stage or the user asks for them."""
+        for key in ("logger", "enable_checkpointing"):
+            kwargs.setdefault(key, self.config_init.trainer[key] or False)
+        return super().instantiate_trainer(**kwargs)
 
     def instantiate_classes(self) -> None:
         """What a constructor refuses is told as the option that set it."""
@@ -153,22 +166,8 @@ class Fit(Stage):
 
     name = "fit"
     summary = "Train the diffusion model of one image domain."
-    defaults: ClassVar[dict[str, Any]] = {}
     output_required = True
     checkpoint_words = (None, "last")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Checkpoints are a callback of their own, with its options under --checkpoint."""
-        super().add_arguments_to_parser(parser)
-        if not self.helping:
-            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-            parser.link_arguments(
-                "output", "checkpoint.dirpath", lambda o: str(Path(o, "checkpoints"))
-            )
-            # With a version counter, a resumed run would write last-v1.ckpt beside last.ckpt.
-            parser.set_defaults(
-                {"checkpoint.save_last": True, "checkpoint.enable_version_counter": False}
-            )
 
     def before_instantiate_classes(self) -> None:
         """Lightning warns if there are checkpoints already; not when they are resumed."""
@@ -178,8 +177,13 @@ class Fit(Stage):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard in one folder, so that a resumed run continues its curves."""
-        if self.config_init.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(self.config_init.output, name="", version="logs")
+        output, settings = Path(self.config_init.output), self.config_init.trainer
+        if settings.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(output, name="", version="logs")
+        kwargs["enable_checkpointing"] = settings.enable_checkpointing is not False
+        if kwargs["enable_checkpointing"]:
+            checkpoint = {**self.config_init.checkpoint, "dirpath": output / "checkpoints"}
+            self.trainer_defaults["callbacks"] = [ModelCheckpoint(**checkpoint)]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -245,10 +249,6 @@ def predict(args: list[str]) -> int:
     return 0
 
 
-def _checkpoints(output: str) -> str:
-    return str(Path(output) / "checkpoints")
-
-
 def _build(stage: type[Stage], args: list[str]) -> Stage:
     """The stage with its model, data and trainer; UsageError if the settings do not allow it."""
     _quieten()
@@ -266,4 +266,6 @@ def _quieten() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # validate and test make no ModelCheckpoint, and need none.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
