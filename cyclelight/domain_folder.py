@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from cyclelight.denoiser import NetworkDenoiser, PredictionType
@@ -170,9 +171,23 @@ def _open_folder(path: Path) -> OnDisk:
         class_name = unet_config.get("_class_name")
         raise ValueError(f"domain: {path / 'unet'} holds a {class_name}, not a UNet2DModel")
     scheduler_config = _read_json(path / "scheduler" / "scheduler_config.json")
+    _check_weights(path / "unet")
     card_file = path / "domain.json"
     card = _read_json(card_file) if card_file.is_file() else {}
     return unet_config, scheduler_config, card, lambda: _load_folder(path / "unet")
+
+
+def _check_weights(path: Path) -> None:
+    """The weights are there and, in safetensors, whole: their header tells the file's size."""
+    files = list(path.glob("*.safetensors"))
+    if not files and not list(path.glob("*.bin")):
+        raise ValueError(f"domain: {path} holds no weights (*.safetensors or *.bin)")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"domain: {file} cannot be read: {_first_line(error)}") from error
 
 
 def _load_folder(path: Path) -> UNet2DModel:

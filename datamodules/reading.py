@@ -144,7 +144,8 @@ class SquareImages(Dataset[ImageItem]):
                 square = read_square(files[index][1], resolution, fit_mode)
             except (ValueError, FileNotFoundError) as error:
                 if on_error == "raise":
-                    raise
+                    hint = "on_error: skip leaves such files out"
+                    raise ValueError(f"{error} ({hint})") from error
                 return str(error)
             if pixels is not None:
                 pixels[index] = square

@@ -87,12 +87,17 @@ def test_half_precision_on_disk_is_float32_in_memory(folder: Path, tmp_path: Pat
     assert half.schedule == domain.schedule
 
 
-def test_meta_device_reads_no_weights(folder: Path) -> None:
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+def test_meta_device_reads_no_weights_but_sees_whether_they_are_whole(folder: Path) -> None:
     domain = cyclelight.load_domain(folder, device="meta")
     assert domain.resolution == 16
+    assert {p.device.type for p in domain.denoiser.network.parameters()} == {"meta"}
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ValueError, match="cannot be read"):
-        cyclelight.load_domain(folder)
+        cyclelight.load_domain(folder, device="meta")
+    weights.unlink()
+    with pytest.raises(ValueError, match="holds no weights"):
+        cyclelight.load_domain(folder, device="meta")
 
 
 def test_wrong_folders_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from cyclelight.modules.translation import TranslationModule
 from datamodules.domain_images import DomainImages
 from datamodules.translation_images import TranslationImages
 
+log = logging.getLogger(__name__)
+
 EPILOG = """\
 Other classes: --model CLASS and --data CLASS, by import path or short name. Every option of
 Lightning's Trainer is there as --trainer.NAME (--trainer.max_epochs, --trainer.devices, ...).
@@ -172,8 +174,14 @@ class Fit(Stage):
     def before_instantiate_classes(self) -> None:
         """Lightning warns if there are checkpoints already; not when they are resumed."""
         super().before_instantiate_classes()
-        if self.config.ckpt_path:
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        if not self.config.ckpt_path:
+            return
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        folder = Path(self.config.output) / "checkpoints"
+        if self.config.ckpt_path == "last" and not (folder / "last.ckpt").is_file():
+            # Not an error: a job that is submitted again and again begins the same way each time.
+            log.warning("There is no last.ckpt in %s: starting from the beginning.", folder)
+            self.config.ckpt_path = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard in one folder, so that a resumed run continues its curves."""
@@ -261,6 +269,7 @@ def _build(stage: type[Stage], args: list[str]) -> Stage:
 def _quieten() -> None:
     """Our own messages only: Lightning's are tips about other products and what was detected."""
     logging.basicConfig(format="%(message)s")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     logging.getLogger("cyclelight").setLevel(logging.INFO)
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
