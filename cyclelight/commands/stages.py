@@ -148,12 +148,12 @@ class Stage(LightningCLI):
             raise UsageError(self._refusal(error)) from error
 
     def _refusal(self, error: BaseException) -> str:
-        """The innermost message; its first word, if an argument of model or data, as its option.
+        """The constructor's message; its first word, if an argument of model or data, as its option.
 
-        jsonargparse wraps a constructor's message, and names the class in the wrapping.
+        jsonargparse wraps it, in several lines that name the class; a message of ours has one line.
         """
         inner = error
-        while inner.__cause__ is not None:
+        while inner.__cause__ is not None and "\n" in str(inner):
             inner = inner.__cause__
         reason = one_line(inner)
         word = reason.split(" ")[0].rstrip(":")
