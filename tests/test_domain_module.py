@@ -146,3 +146,18 @@ def test_init_from_takes_network_and_schedule_over(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_named(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=argument):
         module(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (UNetSettings((8, 12), 1, (), head_channels=4, norm_groups=8), "norm_groups = 8"),
+        (UNetSettings((8, 24), 1, (), head_channels=16, norm_groups=8), "head_channels = 16"),
+        (UNetSettings((8, 16), 1, (16,), head_channels=16, norm_groups=8), "head_channels = 16"),
+        (UNetSettings((8, 16), 1, (4,), head_channels=8, norm_groups=8), "attention_resolutions"),
+        (UNetSettings((8,) * 6, 1, (), head_channels=8, norm_groups=8), "multiple of 32"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(network: UNetSettings, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        module(network=network)

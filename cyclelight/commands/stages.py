@@ -148,7 +148,7 @@ class Stage(LightningCLI):
             raise UsageError(self._refusal(error)) from error
 
     def _refusal(self, error: BaseException) -> str:
-        """The constructor's message; its first word, if an argument of model or data, as its option.
+        """The constructor's message; its first word, if an argument, as the option of that name.
 
         jsonargparse wraps it, in several lines that name the class; a message of ours has one line.
         """
@@ -275,6 +275,9 @@ def _quieten() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
+    # Logging counts steps across epochs, so short epochs lose nothing.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
     # validate and test make no ModelCheckpoint, and need none.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")

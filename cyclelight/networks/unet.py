@@ -1,6 +1,7 @@
 """The pixel-space UNet: diffusers' UNet2DModel from a handful of settings."""
 
 from dataclasses import dataclass
+from itertools import compress
 
 from diffusers import UNet2DModel
 
@@ -54,6 +55,14 @@ def build_unet(settings: UNetSettings, *, resolution: int, channels: int) -> UNe
             f"attention_resolutions must be among {levels}, got {sorted(unknown)} besides"
         )
     attended = [level in settings.attention_resolutions for level in levels]
+    # The middle of the network, as wide as the last level, attends always.
+    attends = [*attended[:-1], True]
+    widths = compress(settings.block_out_channels, attends)
+    if any(width % settings.head_channels for width in widths):
+        raise ValueError(
+            f"block_out_channels must be multiples of head_channels = {settings.head_channels} at "
+            f"attention_resolutions and in the last place, got {settings.block_out_channels}"
+        )
     return UNet2DModel(
         sample_size=resolution,
         in_channels=channels,
