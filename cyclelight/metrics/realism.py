@@ -1,0 +1,184 @@
+"""How near the distribution of images is to a reference, from their features.
+
+Features are floating point (n, D), one row per image, on any device; sums are taken in float64.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+IMAGENET_CLASSES: dict[str, Collection[int]] = {
+    "cat": range(281, 286),
+    "dog": range(151, 269),
+    "wild": (*range(269, 281), *range(286, 294)),
+}
+"""Which of ImageNet's 1000 classes (ILSVRC 2012, in the order of their synsets) a domain covers."""
+
+# Kernel values held at a time: 128 MiB in float64.
+BLOCK = 2**24
+
+
+class Estimate(NamedTuple):
+    """A value, and how far it would move if the images were drawn again."""
+
+    value: float
+    standard_error: float
+
+
+def fid(features: Tensor, reference: Tensor) -> float:
+    """The Frechet distance of two Gaussians with the sets' means and covariances (divisor n - 1).
+
+    |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) (Heusel et al. 2017, Eq. 6)
+
+    It is biased upwards, the more the fewer images: compare at equal n only.
+
+    Raises:
+        ValueError: a set has fewer than 2 rows, NaN or infinite values, or another D.
+    """
+    x, y = _check_pair(features, reference)
+    # With S_x = X^T X and S_y = Y^T Y, the eigenvalues of S_x S_y are the squared singular values
+    # of X Y^T: no matrix root is taken, and singular covariances are nothing special.
+    shift, x, y = x.mean(0) - y.mean(0), _covariance_root(x), _covariance_root(y)
+    traces = x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
+    # A squared distance; of equal sets, rounding may leave -1e-14.
+    return max(0.0, float(shift.square().sum() + traces))
+
+
+def kid(
+    features: Tensor,
+    reference: Tensor,
+    *,
+    subset_size: int | None = None,
+    subsets: int = 100,
+    seed: int = 0,
+) -> Estimate:
+    """The unbiased squared MMD under the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, sec. 4).
+
+    Args:
+        features: of the images to be judged.
+        reference: features of what they should look like.
+        subset_size: None takes the whole sets, and the standard error is the jackknife's (leaving
+            out one image at a time, of both sets); where both sets follow one distribution, it errs
+            upwards, by up to a factor sqrt(2). A number is clean-fid's protocol: the mean over
+            `subsets` draws, without replacement, of this many images, or of all those of the
+            smaller set; the second number then is the standard deviation over draws, which is no
+            standard error. If every draw would be both whole sets, they are taken once, as with
+            None.
+        subsets: number of draws.
+        seed: of the draws.
+
+    Returns:
+        Unscaled values; the standard error of whole sets is NaN below 3 rows.
+
+    Raises:
+        ValueError: a set has fewer than 2 rows, NaN or infinite values, or another D; a number is
+            out of range.
+    """
+    x, y = _check_pair(features, reference)
+    if subset_size is not None and subset_size < 2:
+        raise ValueError(f"subset_size must be at least 2, got {subset_size}")
+    if subsets < 1:
+        raise ValueError(f"subsets must be at least 1, got {subsets}")
+    if subset_size is None or subset_size >= len(x) == len(y):
+        return _squared_mmd(x, y)
+    size = min(subset_size, len(x), len(y))
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)[:size].to(rows.device)]
+
+    values = [_squared_mmd(draw(x), draw(y)).value for _ in range(subsets)]
+    spread, mean = torch.std_mean(torch.tensor(values, dtype=torch.float64), correction=0)
+    return Estimate(float(mean), float(spread))
+
+
+def class_rate(logits: Tensor, classes: Collection[int]) -> Estimate:
+    """The share of rows whose largest logit is one of `classes`, with its binomial standard error.
+
+    Args:
+        logits: floating point (n, K).
+        classes: numbers in [0, K), such as those of `IMAGENET_CLASSES`.
+
+    Raises:
+        ValueError: no rows, NaN or infinite values, or a class that does not exist.
+    """
+    if logits.ndim != 2 or len(logits) < 1 or not torch.isfinite(logits).all():
+        raise ValueError(
+            f"logits must be finite, of shape (n, K) with n >= 1, got {_describe(logits)}"
+        )
+    outside = [c for c in classes if not 0 <= c < logits.shape[1]]
+    if outside or not classes:
+        raise ValueError(
+            f"classes must be numbers from 0 to {logits.shape[1] - 1}, got {outside or 'none'}"
+        )
+    wanted = torch.tensor(list(classes), device=logits.device)
+    share = float(torch.isin(logits.argmax(1), wanted).double().mean())
+    return Estimate(share, (share * (1 - share) / len(logits)) ** 0.5)
+
+
+def _covariance_root(rows: Tensor) -> Tensor:
+    """A matrix R of at most D rows such that R^T R is the covariance."""
+    centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
+    if len(rows) <= rows.shape[1]:
+        return centred
+    return torch.linalg.qr(centred, mode="r").R
+
+
+def _squared_mmd(x: Tensor, y: Tensor) -> Estimate:
+    n, m = len(x), len(y)
+    (xx, _), (yy, _) = _kernel_sums(x, x, within=True), _kernel_sums(y, y, within=True)
+    xy, yx = _kernel_sums(x, y)
+
+    def squared_mmd(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:
+        return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+
+    in_x, in_y, across = xx.sum(), yy.sum(), xy.sum()
+    value = float(squared_mmd(in_x, in_y, across, n, m))
+    if min(n, m) < 3:
+        return Estimate(value, float("nan"))
+    # Without row i, its sums are missing: those within its set twice, those across once.
+    without_x = squared_mmd(in_x - 2 * xx, in_y, across - xy, n - 1, m)
+    without_y = squared_mmd(in_x, in_y - 2 * yy, across - yx, n, m - 1)
+    variance = (n - 1) * without_x.var(correction=0) + (m - 1) * without_y.var(correction=0)
+    return Estimate(value, float(variance.sqrt()))
+
+
+def _kernel_sums(x: Tensor, y: Tensor, *, within: bool = False) -> tuple[Tensor, Tensor]:
+    """The kernel matrix of x and y, summed along its rows and its columns.
+
+    With `within`, x is y, and the diagonal counts as 0.
+    """
+    rows, columns = [], torch.zeros_like(y[:, 0])
+    size = max(1, BLOCK // len(y))
+    for start in range(0, len(x), size):
+        kernel = (x[start : start + size] @ y.T).div_(x.shape[1]).add_(1).pow_(3)
+        if within:
+            kernel.diagonal(start).zero_()
+        rows.append(kernel.sum(1))
+        columns += kernel.sum(0)
+    return torch.cat(rows), columns
+
+
+def _check_pair(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64."""
+    for name, rows in (("features", features), ("reference", reference)):
+        if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:
+            raise ValueError(
+                f"{name} must be floating point, of shape (n, D) with n >= 2, got {_describe(rows)}"
+            )
+        if not torch.isfinite(rows).all():
+            raise ValueError(f"{name} must be finite, got NaN or infinite values")
+    if features.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"features and reference must come from one network, "
+            f"got rows of {features.shape[1]} and {reference.shape[1]} numbers"
+        )
+    return features.double(), reference.double()
+
+
+def _describe(rows: Tensor) -> str:
+    if rows.is_floating_point() and not torch.isfinite(rows).all():
+        return "NaN or infinite values"
+    return f"{rows.dtype} of shape {tuple(rows.shape)}"
