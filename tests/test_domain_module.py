@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMPipeline
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
@@ -133,10 +134,22 @@ def test_init_from_takes_network_and_schedule_over(tmp_path: Path) -> None:
     loaded = cyclelight.load_domain(tmp_path / "domain").denoiser.network.state_dict()
     assert all(torch.equal(v, loaded[k]) for k, v in started.denoiser.network.state_dict().items())
     assert all(p.requires_grad for p in started.parameters())
-    with pytest.raises(ValueError, match="has resolution 16, not 32"):
-        module(init_from=str(tmp_path / "domain"), resolution=32)
+    with pytest.raises(ValueError, match=r"init_from: .* has channels 3, not 1"):
+        module(init_from=str(tmp_path / "domain"), channels=1)
     with pytest.raises(FileNotFoundError, match=r"init_from: .*nothing does not exist"):
         module(init_from=str(tmp_path / "nothing"))
+
+
+def test_init_from_may_be_of_another_resolution(tmp_path: Path) -> None:
+    fit(tmp_path / "small", 1)
+    small = str(tmp_path / "small" / "domain")
+    fit(tmp_path / "large", 1, init_from=small, resolution=24)
+    # diffusers' own pipeline takes the size of its images from the folder.
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "large" / "domain")
+    assert pipeline(num_inference_steps=1, output_type="np").images.shape == (1, 24, 24, 3)
+    assert cyclelight.load_domain(tmp_path / "large" / "domain").resolution == 24
+    with pytest.raises(ValueError, match=r"resolution must be a multiple of 2 .*got 25"):
+        module(init_from=small, resolution=25)
 
 
 @pytest.mark.parametrize(

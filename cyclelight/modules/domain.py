@@ -27,7 +27,7 @@ from cyclelight.domain_folder import (
     unet_config,
 )
 from cyclelight.loss import Weighting, loss_weight
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings, build_unet, resize_unet
 from cyclelight.noise import keyed_generator
 from cyclelight.schedule import NoiseSchedule
 from cyclelight.steps import add_noise
@@ -54,7 +54,8 @@ class DomainModule(LightningModule):
         weighting: weight of the loss over noise levels: uniform, p2 or min_snr.
         init_from: start from another domain's network: a domain folder or a checkpoint. Its
             architecture, schedule and prediction type are taken over too, in place of `network`,
-            `schedule` and `prediction_type`.
+            `schedule` and `prediction_type`. Its resolution may differ: what was learned at 32
+            pixels is a good start for 48 or 64.
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         warmup_steps: optimizer steps over which the learning rate rises from 0.
@@ -125,14 +126,15 @@ class DomainModule(LightningModule):
 
     def _start_from(self, path: str) -> NetworkDenoiser:
         domain = load_domain(check_domain_path(path, "init_from"))
-        for argument in ("resolution", "channels"):
-            mine, theirs = getattr(self, argument), getattr(domain, argument)
-            if mine != theirs:
-                raise ValueError(f"init_from: {path} has {argument} {theirs}, not {mine}")
-        self.ancestor = domain.name
-        log.info("Starting from %s; network, schedule and prediction type are its own.", path)
+        if self.channels != domain.channels:
+            raise ValueError(
+                f"init_from: {path} has channels {domain.channels}, not {self.channels}"
+            )
         denoiser = domain.denoiser
         assert isinstance(denoiser, NetworkDenoiser)
+        resize_unet(denoiser.network, self.resolution)
+        self.ancestor = domain.name
+        log.info("Starting from %s; network, schedule and prediction type are its own.", path)
         denoiser.network.requires_grad_(True).train()
         return denoiser
 

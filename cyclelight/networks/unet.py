@@ -38,12 +38,7 @@ def build_unet(settings: UNetSettings, *, resolution: int, channels: int) -> UNe
             multiple of `norm_groups` or `head_channels` where it must be.
     """
     levels = [resolution >> i for i in range(len(settings.block_out_channels))]
-    halvings = len(levels) - 1
-    if resolution % 2**halvings:
-        raise ValueError(
-            f"resolution must be a multiple of {2**halvings} for {len(levels)} levels of "
-            f"block_out_channels, got {resolution}"
-        )
+    _check_resolution(resolution, len(levels))
     if any(width % settings.norm_groups for width in settings.block_out_channels):
         raise ValueError(
             f"block_out_channels must be multiples of norm_groups = {settings.norm_groups}, "
@@ -78,3 +73,24 @@ def build_unet(settings: UNetSettings, *, resolution: int, channels: int) -> UNe
         # Scale and shift from the time embedding, as in ADM (Dhariwal and Nichol 2021).
         resnet_time_scale_shift="scale_shift",
     )
+
+
+def resize_unet(unet: UNet2DModel, resolution: int) -> None:
+    """Let a network work at another resolution: its weights, all convolutions, fit any.
+
+    Self-attention stays at its levels, so that it sees more positions at a higher resolution.
+
+    Raises:
+        ValueError: the resolution cannot be halved as often as the network does.
+    """
+    _check_resolution(resolution, len(unet.config.block_out_channels))
+    unet.register_to_config(sample_size=resolution)
+
+
+def _check_resolution(resolution: int, levels: int) -> None:
+    halvings = levels - 1
+    if resolution % 2**halvings:
+        raise ValueError(
+            f"resolution must be a multiple of {2**halvings} for {levels} levels of "
+            f"block_out_channels, got {resolution}"
+        )
