@@ -12,8 +12,9 @@ from cyclelight.commands.errors import UsageError, closest, guarded
 COMMANDS = {
     "fit": ("cyclelight.commands.stages:fit", "train the diffusion model of a domain"),
     "validate": ("cyclelight.commands.stages:validate", "compute the validation loss"),
-    "test": ("cyclelight.commands.stages:test", "compute the test loss"),
+    "test": ("cyclelight.commands.stages:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
+    "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
 }
 
 USAGE = f"""\

@@ -34,7 +34,8 @@ class TranslationImages(LightningDataModule):
     Args:
         source: an image file, a folder (searched recursively), or a pattern such as
             `cats/*.jpg` or `cats/**/*.png`, in quotes lest the shell expand it.
-        reference: folder of real images of the target domain, shown beside the results.
+        reference: folder of real images of the target domain, which the results are measured
+            against and shown beside.
         batch_size: images per step and process.
         num_workers: processes that decode images; none are started if the images are in memory.
         fit_mode: `crop` to the largest centred square, or `letterbox` on white.
@@ -67,6 +68,8 @@ class TranslationImages(LightningDataModule):
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
         self.images: SquareImages | None = None
+        self.reference_images: SquareImages | None = None
+        """The real images of the target, if there is a `reference`; known after `setup`."""
 
     @property
     def keys(self) -> list[str]:
@@ -96,6 +99,10 @@ class TranslationImages(LightningDataModule):
         self.images = SquareImages(self.files, resolution, self.fit_mode, self.on_error)
         if not len(self.images):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
+        if self.reference_files:
+            self.reference_images = SquareImages(
+                self.reference_files, resolution, self.fit_mode, self.on_error
+            )
 
     def predict_dataloader(self) -> DataLoader[ImageItem]:
         assert self.images is not None, "setup comes first"
@@ -107,16 +114,11 @@ class TranslationImages(LightningDataModule):
         return self.images.pixels([key for key, _ in self.images.files].index(key))
 
     def reference_pixels(self, count: int) -> list[Tensor]:
-        """Up to `count` real images of the target domain, evenly spread: (R, R, 3), uint8 each.
-
-        Empty without a `reference`; unreadable ones as `on_error` says.
-        """
-        assert self.images is not None, "setup comes first"
-        total = len(self.reference_files)
+        """Up to `count` real images of the target, evenly spread: (R, R, 3), uint8 each."""
+        images = self.reference_images
+        total = len(images) if images is not None else 0
         count = min(count, total)
-        files = [self.reference_files[index * total // count] for index in range(count)]
-        images = SquareImages(files, self.images.resolution, self.fit_mode, self.on_error)
-        return [images.pixels(index) for index in range(len(images))]
+        return [images.pixels(index * total // count) for index in range(count)] if images else []
 
 
 def find_images(source: str) -> Files:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     *("progress", "pixels", "schedule", "steps", "noise", "latent_code", "denoiser", "networks"),
     *("domain", "domain_folder", "encode", "decode", "sample", "invert", "cleanup", "methods"),
-    *("translate", "loss", "metrics", "outputs", "datamodules", "callbacks", "modules"),
-    *("commands", "cli", "__main__"),
+    *("translate", "loss", "metrics", "outputs", "page", "report", "datamodules", "callbacks"),
+    *("modules", "commands", "cli", "__main__"),
 ]
 # The public names of the package are gathered from below; nothing inside imports from there.
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

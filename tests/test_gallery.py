@@ -1,6 +1,7 @@
-"""The callbacks of `predict`: the files that a run leaves, and the picture of it."""
+"""The callbacks of `predict`: the files that a run leaves, the picture and the page of it."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from cyclelight.callbacks.gallery import Gallery, Pair, draw_gallery, evenly
+from cyclelight.callbacks.gallery import Figures, Gallery, draw_gallery
 from cyclelight.callbacks.writer import ImageWriter
+from cyclelight.page import Pair, Summary, evenly
 from datamodules import DomainImages, TranslationImages
 
 # Lightning 2.6 with torch 2.15.
@@ -62,6 +64,15 @@ def predict(output: Path, data: Any, module: LightningModule, *callbacks: Any) -
     trainer.predict(module, datamodule=data, return_predictions=False)
 
 
+def cards(run: Path, attribute: str = "data-key") -> list[str]:
+    """That attribute of each pair of the run's page."""
+    text = (run / "gallery.html").read_text(encoding="utf-8")
+    return [
+        (re.findall(f' {attribute}="(.*?)"', card) or [""])[0]
+        for card in re.findall("<article .*?>", text)
+    ]
+
+
 def boxes(picture: Image.Image, colour: tuple[int, int, int]) -> int:
     """How many pixels are of that colour, in units of a shown image."""
     near = (abs(np.asarray(picture).astype(int) - colour) <= 3).all(-1)
@@ -88,7 +99,47 @@ def test_a_run_leaves_images_manifest_and_gallery(cats: Path, tmp_path: Path) ->
     with Image.open(tmp_path / "run" / "gallery.png") as picture:
         assert [boxes(picture, c) for c in (RED, (55, 255, 255), BLUE)] == [3, 3, 1]
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"images", "manifest.jsonl", "gallery.png"}
+    assert names == {"images", "manifest.jsonl", "gallery.png", "gallery.html"}
+    assert cards(tmp_path / "run") == ["a.png", "b.jpg", "sub/c.png"]
+    page = (tmp_path / "run" / "gallery.html").read_text(encoding="utf-8")
+    assert "<h1>the negative</h1>" in page and "real images of the target" in page
+    assert [page.count(f'<img class="{kind}"') for kind in ("source", "translated", "real")] == [
+        *(3, 3, 1)
+    ]
+
+
+class Redness(Callback):
+    """Measures something; may know nothing yet."""
+
+    def __init__(self, name: str, values: dict[str, float]) -> None:
+        self.name, self.values = name, values
+
+    def per_image(self) -> dict[str, dict[str, float]]:
+        return {key: {self.name: value} for key, value in self.values.items()}
+
+    def table(self) -> list[Summary]:
+        return [Summary(f"mean {self.name}", "0.78")] if self.values else []
+
+
+def test_the_page_has_the_figures_of_other_callbacks(cats: Path, tmp_path: Path) -> None:
+    red, late = Redness("red", {"a.png": 0.5, "sub/c.png": 1.0, "gone.png": 2.0}), Redness("x", {})
+    assert isinstance(red, Figures) and not isinstance(Gallery(), Figures)
+    callbacks = (ImageWriter(), Redness("PSNR", {"b.jpg": 20.0}), red, late)
+    predict(tmp_path, TranslationImages(str(cats)), Negative(), *callbacks, Gallery())
+    assert cards(tmp_path, "data-f0") == ["", "20.0", ""]
+    assert cards(tmp_path, "data-f1") == ["0.5", "", "1.0"]
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    assert re.findall('data-sort="(.*?)"', page) == ["name", "PSNR", "red"]
+    assert re.findall('<th scope="row">(.*?)</th>', page) == ["mean PSNR", "mean red"]
+
+
+def test_picture_and_page_show_as_many_as_they_may(cats: Path, tmp_path: Path) -> None:
+    gallery = Gallery(max_pairs=1, page_pairs=2)
+    predict(tmp_path, TranslationImages(str(cats)), Negative(), ImageWriter(), gallery)
+    with Image.open(tmp_path / "gallery.png") as picture:
+        assert boxes(picture, RED) == 1
+    assert cards(tmp_path) == ["a.png", "b.jpg"]
+    assert "2 of 3 images" in (tmp_path / "gallery.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -109,6 +160,9 @@ def test_what_was_finished_before_an_interruption_is_shown(
         predict(tmp_path / "run", data, Negative(fails_at=1, error=error))
     with Image.open(tmp_path / "run" / "gallery.png") as picture:
         assert [boxes(picture, c) for c in (RED, (55, 255, 255))] == [2, 2]
+    assert cards(tmp_path / "run") == ["a.png", "b.jpg"]
+    page = (tmp_path / "run" / "gallery.html").read_text(encoding="utf-8")
+    assert "interrupted after 2 of 3 images" in page
     assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 2
 
 
@@ -117,7 +171,7 @@ def test_an_interruption_before_the_first_image_leaves_no_gallery(
 ) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         predict(tmp_path, TranslationImages(str(cats)), Negative(0, RuntimeError))
-    assert not (tmp_path / "gallery.png").exists()
+    assert not list(tmp_path.glob("gallery.*"))
 
 
 def test_a_run_into_the_folder_of_another_tells(cats: Path, tmp_path: Path) -> None:
@@ -127,11 +181,14 @@ def test_a_run_into_the_folder_of_another_tells(cats: Path, tmp_path: Path) -> N
     assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 3
     with Image.open(tmp_path / "run" / "gallery.png") as picture:
         assert boxes(picture, RED) == 1  # Only its own.
+    assert cards(tmp_path / "run") == ["a.png"]
 
 
 def test_what_cannot_work_is_told_before_the_run(cats: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"max_pairs.*0"):
         Gallery(max_pairs=0)
+    with pytest.raises(ValueError, match=r"page_pairs.*0"):
+        Gallery(page_pairs=0)
     data = TranslationImages(str(cats))
     with pytest.raises(ValueError, match="add that one too"):
         predict(tmp_path, data, Negative(), Gallery())

@@ -1,10 +1,9 @@
-"""One picture of a run: sources beside their translations, and real images to compare with."""
+"""What a run looks like, as a picture and as a page: sources beside their translations."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from cyclelight.callbacks.writer import ImageWriter, run_folder, translation_data
 from cyclelight.outputs import Entry, RunFolder, atomic
+from cyclelight.page import Pair, Summary, evenly, write_page
 
-T = TypeVar("T")
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SMALLEST, LARGEST = 128, 256  # The side in which images are shown, in pixels.
@@ -24,32 +23,43 @@ TITLE, TEXT, SMALL = 20, 15, 13  # Sizes of letters.
 INK, PALE = "#1a1a1a", "#6b6b6b"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A source and its translation, of equal size, with the text below them."""
+@runtime_checkable
+class Figures(Protocol):
+    """A callback that measures: the page shows the figures of every one that the trainer has.
 
-    source: Image.Image
-    translated: Image.Image
-    label: str
+    Both are asked for on the first process only, in `on_predict_end`, so that what knows its
+    figures only there stands before the gallery; or when the run was interrupted, at any moment.
+    """
+
+    def per_image(self) -> Mapping[str, Mapping[str, float]]:
+        """Figures by name of each image, by key; of any images, also of ones not shown."""
+
+    def table(self) -> Sequence[Summary]:
+        """Figures of the whole run."""
 
 
 class Gallery(Callback):
-    """Writes `gallery.png` to the run folder at the end of `predict`, or when it is interrupted.
+    """Writes `gallery.png` and `gallery.html` to the run folder at the end of `predict`.
 
-    It shows the very PNGs that `ImageWriter` wrote, beside the sources as the model saw them, and
-    at the bottom real images if the data has a `reference`. The title is the module's `describe()`.
+    When the run is interrupted, they show what was finished. The images are the very PNGs that
+    `ImageWriter` wrote, beside the sources as the model saw them; at the bottom are real images if
+    the data has a `reference`. The title is the module's `describe()`. The page lets one compare
+    each pair in one frame, and sort by the figures of callbacks that are `Figures`.
 
     Args:
-        max_pairs: pairs at most; of more images, evenly spread ones are shown.
+        max_pairs: pairs in the picture at most; of more images, evenly spread ones are shown.
+        page_pairs: the same for the page, which holds its images (about 20 kB a pair at 64 pixels,
+            300 kB at 256).
 
     Raises:
-        ValueError: `max_pairs` is not positive.
+        ValueError: `max_pairs` or `page_pairs` is not positive.
     """
 
-    def __init__(self, max_pairs: int = 16) -> None:
-        if max_pairs < 1:
-            raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
-        self.max_pairs = max_pairs
+    def __init__(self, max_pairs: int = 16, page_pairs: int = 200) -> None:
+        for name, count in (("max_pairs", max_pairs), ("page_pairs", page_pairs)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        self.max_pairs, self.page_pairs = max_pairs, page_pairs
         self._folder: RunFolder | None = None
         self._references: list[Tensor] = []
 
@@ -83,28 +93,36 @@ class Gallery(Callback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
         assert self._folder is not None
-        data, finished = translation_data(trainer), self._folder.finished()
-        shown = evenly(list(finished.values()), self.max_pairs)
-        if not shown:
+        folder, data = self._folder, translation_data(trainer)
+        finished = folder.finished()
+        if not finished:
             return
-        pairs = [
-            Pair(_image(data.source_pixels(e["key"])), _read(self._folder, e), _short(e["key"]))
-            for e in shown
-        ]
-        note = f"{len(shown)} of {len(finished)} images"
-        if interrupted:
-            note = f"interrupted after {len(finished)} of {len(data.keys)} images"
+        measures = [c for c in trainer.callbacks if isinstance(c, Figures)]  # type: ignore[attr-defined]
+        per_image = [measure.per_image() for measure in measures]
+
+        def read(key: str) -> Pair:
+            figures = {name: x for of in per_image for name, x in of.get(key, {}).items()}
+            return Pair(_image(data.source_pixels(key)), _read(folder, finished[key]), key, figures)
+
         describe = pl_module.describe
         assert callable(describe)
-        picture = draw_gallery(pairs, describe(), note, [_image(r) for r in self._references])
-        with atomic(self._folder.root / "gallery.png") as temporary:
+        title, references = describe(), [_image(pixels) for pixels in self._references]
+        cut_off = f"interrupted after {len(finished)} of {len(data.keys)} images"
+        shown = evenly(list(finished), self.max_pairs)
+        note = cut_off if interrupted else f"{len(shown)} of {len(finished)} images"
+        picture = draw_gallery([read(key) for key in shown], title, note, references)
+        with atomic(folder.root / "gallery.png") as temporary:
             picture.save(temporary, format="PNG")
-
-
-def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` of the items, evenly spread, in order."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
+        write_page(
+            folder.root / "gallery.html",
+            title,
+            cut_off if interrupted else "",
+            list(finished),
+            read,
+            table=[row for measure in measures for row in measure.table()],
+            references=references,
+            max_pairs=self.page_pairs,
+        )
 
 
 def draw_gallery(
@@ -154,7 +172,7 @@ def _pairs(pairs: Sequence[Pair], columns: int, side: int, width: int) -> Image.
         left, top = _left(2 * column, side), header + row * row_height
         block.paste(_show(pair.source, side), (left, top))
         block.paste(_show(pair.translated, side), (left + side + SEAM, top))
-        label = _fit(pair.label, _font(SMALL), 2 * side + SEAM)
+        label = _fit(_short(pair.key), _font(SMALL), 2 * side + SEAM)
         below = (left + side + SEAM / 2, top + side + 5)
         draw.text(below, label, PALE, _font(SMALL), anchor="ma")
     return block

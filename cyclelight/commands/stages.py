@@ -1,166 +1,25 @@
-"""fit, validate, test, predict: LightningCLI, one stage a class.
-
-The parsers have no sub-commands (`run=False`); each function below builds its stage and runs it.
-So what fails in building is a matter of usage, and a checkpoint never changes the settings:
-LightningCLI would let a checkpoint's hyper-parameters override the command line.
-"""
+"""fit, validate, test, predict: what each adds to a stage, and how it runs."""
 
 import logging
 import warnings
-from argparse import ArgumentError
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cyclelight.callbacks.gallery import Gallery
 from cyclelight.callbacks.progress import TranslationProgress
+from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
-from cyclelight.commands.errors import UsageError, one_line
-from cyclelight.commands.parsing import explain
-from cyclelight.modules.domain import DomainModule
+from cyclelight.commands.stage import Stage, build
 from cyclelight.modules.translation import TranslationModule
-from datamodules.domain_images import DomainImages
+from cyclelight.report import Report
 from datamodules.translation_images import TranslationImages
 
 log = logging.getLogger(__name__)
-
-EPILOG = """\
-Other classes: --model CLASS and --data CLASS, by import path or short name. Every option of
-Lightning's Trainer is there as --trainer.NAME (--trainer.max_epochs, --trainer.devices, ...).
---print_config shows all options with their values as a configuration file."""
-
-
-class SaveConfig(SaveConfigCallback):
-    """Write the settings in effect into the output folder, ready to be passed to `--config`."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.config.output is not None:
-            path = Path(self.config.output) / self.config_filename
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True)
-
-
-class Stage(LightningCLI):
-    """What the four stages share: the options and where the results go."""
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    default_model: ClassVar[type[LightningModule]] = DomainModule
-    default_data: ClassVar[type[LightningDataModule]] = DomainImages
-    output_required: ClassVar[bool] = False
-    takes_checkpoint: ClassVar[bool] = True
-    checkpoint_words: ClassVar[tuple[str | None, ...]] = (None,)
-    config_name: ClassVar[str] = "config.yaml"
-
-    def __init__(self, args: list[str]) -> None:
-        self.args = args
-        # jsonargparse lists the options of a fixed class only: let the help be about the defaults.
-        self.helping = bool({"-h", "--help"} & set(args))
-        output = "--output DIR" if self.output_required else "[--output DIR]"
-        super().__init__(
-            LightningModule if not self.helping else self.default_model,
-            LightningDataModule if not self.helping else self.default_data,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False, "config_filename": self.config_name},
-            seed_everything_default=0,
-            parser_kwargs={
-                "prog": f"lightning {self.name}",
-                "usage": f"lightning {self.name} [--config FILE] {output} [--OPTION VALUE ...]",
-                "description": self.summary,
-                "epilog": EPILOG,
-                "allow_abbrev": False,
-                "exit_on_error": False,
-            },
-            subclass_mode_model=not self.helping,
-            subclass_mode_data=not self.helping,
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The output folder and the classes; in the help, the Trainer's options would bury them."""
-        parser.add_argument(
-            "--output",
-            type=str if self.output_required else str | None,
-            required=self.output_required,
-            metavar="DIR",
-            help="The folder that everything of this run goes to.",
-        )
-        if self.helping:
-            parser.add_lightning_class_args(self.default_model, "model")
-            parser.add_lightning_class_args(self.default_data, "data")
-            return
-        super().add_core_arguments_to_parser(parser)
-        parser.link_arguments("output", "trainer.default_root_dir")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """A checkpoint to start from, by name rather than by Lightning's signature."""
-        if self.takes_checkpoint:
-            parser.add_argument(
-                "--ckpt_path",
-                type=str | None,
-                metavar="FILE",
-                help="A checkpoint file to resume or judge; for fit also `last`, the output's own.",
-            )
-        if self.takes_checkpoint and not self.helping:
-            # Only fit makes a callback of these; the others take the config.yaml of a fit.
-            parser.add_class_arguments(
-                ModelCheckpoint, "checkpoint", skip={"dirpath"}, instantiate=False
-            )
-            # With a version counter, a resumed run would write last-v1.ckpt beside last.ckpt.
-            parser.set_defaults(
-                {"checkpoint.save_last": True, "checkpoint.enable_version_counter": False}
-            )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """What was given to us, in place of sys.argv, after the stage's own classes.
-
-        As arguments these give way to the user's choice without a trace; as the parser's defaults
-        they would hand their settings on to another class wherever the names agree.
-        """
-        chosen = {"model": self.default_model, "data": self.default_data}
-        classes = [f"--{key}={c.__module__}.{c.__qualname__}" for key, c in chosen.items()]
-        self.config = parser.parse_args(self.args if self.helping else [*classes, *self.args])
-
-    def before_instantiate_classes(self) -> None:
-        """A missing checkpoint is known now; Lightning would notice after loading the data."""
-        path = self.config.get("ckpt_path")
-        if path not in self.checkpoint_words and not Path(path).is_file():
-            raise UsageError(f"--ckpt_path: there is no file {path}")
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Without logs and checkpoints, unless a stage or the user asks for them."""
-        for key in ("logger", "enable_checkpointing"):
-            kwargs.setdefault(key, self.config_init.trainer[key] or False)
-        return super().instantiate_trainer(**kwargs)
-
-    def instantiate_classes(self) -> None:
-        """What a constructor refuses is told as the option that set it."""
-        try:
-            super().instantiate_classes()
-        except (ValueError, OSError, MisconfigurationException) as error:
-            raise UsageError(self._refusal(error)) from error
-
-    def _refusal(self, error: BaseException) -> str:
-        """The constructor's message; its first word, if an argument, as the option of that name.
-
-        jsonargparse wraps it, in several lines that name the class; a message of ours has one line.
-        """
-        inner = error
-        while inner.__cause__ is not None and "\n" in str(inner):
-            inner = inner.__cause__
-        reason = one_line(inner)
-        word = reason.split(" ")[0].rstrip(":")
-        groups = [g for g in ("model", "data") if word in self.config[g].get("init_args", {})]
-        if len(groups) > 1:
-            groups = [g for g in groups if self.config[g].class_path in str(error)]
-        return f"--{groups[0]}.{reason}" if groups else reason
 
 
 class Fit(Stage):
@@ -204,11 +63,24 @@ class Validate(Stage):
 
 
 class Test(Stage):
-    """The losses on the test images."""
+    """The losses on the test images, and samples against those images."""
 
     name = "test"
-    summary = "Compute the test loss of a domain's model."
+    summary = "Sample a domain, score the samples against its validation images, and its loss."
     config_name = "config_test.yaml"
+    scores: SampleScores
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """How to sample and to score."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(SampleScores, "scores", skip={"folder"}, instantiate=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With the callback that samples."""
+        output = self.config_init.output
+        self.scores = SampleScores(**self.config_init.scores, folder=output)
+        self.trainer_defaults["callbacks"] = [self.scores]
+        return super().instantiate_trainer(**kwargs)
 
 
 class Predict(Stage):
@@ -220,64 +92,53 @@ class Predict(Stage):
     default_data = TranslationImages
     output_required = True
     takes_checkpoint = False
+    scores: TranslationScores
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """How to score."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(TranslationScores, "scores", instantiate=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With the writer of the images and the page that shows them."""
+        """With the writer of the images, the figures and the page that shows both."""
         shown = self.config_init.trainer.enable_progress_bar is not False
         bar = [TranslationProgress()] if shown else []
-        self.trainer_defaults["callbacks"] = [ImageWriter(), Gallery(), *bar]
+        self.scores = TranslationScores(**self.config_init.scores)
+        self.trainer_defaults["callbacks"] = [ImageWriter(), self.scores, Gallery(), *bar]
         return super().instantiate_trainer(**kwargs)
 
 
 def fit(args: list[str]) -> int:
     """`lightning fit`; the exit code."""
-    cli = _build(Fit, args)
+    cli = build(Fit, args)
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     return 0
 
 
 def validate(args: list[str]) -> int:
     """`lightning validate`; the exit code."""
-    cli = _build(Validate, args)
+    cli = build(Validate, args)
     cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     return 0
 
 
 def test(args: list[str]) -> int:
     """`lightning test`; the exit code."""
-    cli = _build(Test, args)
+    cli = build(Test, args)
     cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    _show(cli.scores.report)
     return 0
 
 
 def predict(args: list[str]) -> int:
     """`lightning predict`; the exit code."""
-    cli = _build(Predict, args)
+    cli = build(Predict, args)
     cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+    _show(cli.scores.report)
     return 0
 
 
-def _build(stage: type[Stage], args: list[str]) -> Stage:
-    """The stage with its model, data and trainer; UsageError if the settings do not allow it."""
-    _quieten()
-    try:
-        return stage(args)
-    except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
-
-
-def _quieten() -> None:
-    """Our own messages only: Lightning's are tips about other products and what was detected."""
-    logging.basicConfig(format="%(message)s")
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    logging.getLogger("cyclelight").setLevel(logging.INFO)
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="The `srun` command is available")
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
-    # Logging counts steps across epochs, so short epochs lose nothing.
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
-    # validate and test make no ModelCheckpoint, and need none.
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+def _show(report: Report | None) -> None:
+    """The table, on the first process."""
+    if report is not None and report.scores:
+        print(report)

@@ -94,28 +94,25 @@ def kid(
     return Estimate(float(mean), float(spread))
 
 
-def class_rate(logits: Tensor, classes: Collection[int]) -> Estimate:
-    """The share of rows whose largest logit is one of `classes`, with its binomial standard error.
+def class_rate(labels: Tensor, classes: Collection[int]) -> Estimate:
+    """The share of images that a classifier puts into `classes`, with its binomial standard error.
 
     Args:
-        logits: floating point (n, K).
-        classes: numbers in [0, K), such as those of `IMAGENET_CLASSES`.
+        labels: the class of each image, integers (n,).
+        classes: such as those of `IMAGENET_CLASSES`.
 
     Raises:
-        ValueError: no rows, NaN or infinite values, or a class that does not exist.
+        ValueError: no labels, or none that are integers, or no classes.
     """
-    if logits.ndim != 2 or len(logits) < 1 or not torch.isfinite(logits).all():
+    if labels.ndim != 1 or len(labels) < 1 or labels.is_floating_point():
         raise ValueError(
-            f"logits must be finite, of shape (n, K) with n >= 1, got {_describe(logits)}"
+            f"labels must be integers of shape (n,) with n >= 1, got {_describe(labels)}"
         )
-    outside = [c for c in classes if not 0 <= c < logits.shape[1]]
-    if outside or not classes:
-        raise ValueError(
-            f"classes must be numbers from 0 to {logits.shape[1] - 1}, got {outside or 'none'}"
-        )
-    wanted = torch.tensor(list(classes), device=logits.device)
-    share = float(torch.isin(logits.argmax(1), wanted).double().mean())
-    return Estimate(share, (share * (1 - share) / len(logits)) ** 0.5)
+    if not classes:
+        raise ValueError("classes must be at least one, got none")
+    wanted = torch.tensor(list(classes), device=labels.device)
+    share = float(torch.isin(labels, wanted).double().mean())
+    return Estimate(share, (share * (1 - share) / len(labels)) ** 0.5)
 
 
 def _covariance_root(rows: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""Figures of a run: how real and how faithful its images are."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from cyclelight.callbacks.writer import translation_data
+from cyclelight.domain import Domain
+from cyclelight.metrics.protocol import Protocol, protocol
+from cyclelight.metrics.realism import IMAGENET_CLASSES
+from cyclelight.metrics.scores import Judge, Judged, classes_of, per_image, score
+from cyclelight.outputs import RunFolder
+from cyclelight.page import Summary
+from cyclelight.pixels import to_uint8
+from cyclelight.report import Report
+from cyclelight.sample import sample
+from datamodules import DomainImages
+from datamodules.reading import SquareImages
+
+T = TypeVar("T")
+
+BATCH = 32
+"""Reference images that a feature network sees at a time."""
+
+
+class TranslationScores(Callback):
+    """Measures a `predict` run: `metrics.json`, `metrics.csv` and a table.
+
+    Faithfulness to the source always; FID and KID if the data has a `reference`; the share of
+    images that an ImageNet classifier takes for the target, if it has one and the target is a cat,
+    dog or wild animal, or if `classes` says which. The pixels judged are those that are saved.
+
+    With several processes each keeps what it knows of its own images; the first one gathers that.
+
+    Args:
+        protocol: how FID and KID are taken: default (works offline), cyclediffusion or egsde.
+        network: feature network in place of the protocol's: efficientnet-lite0, inception,
+            pytorch-fid, clean-fid, or your own as package.module:name.
+        weights: file of the network's weights, if it lies in no usual place.
+        classes: cat, dog or wild: whose share of the images is told.
+
+    Raises:
+        ValueError: no such protocol or classes.
+    """
+
+    def __init__(
+        self,
+        protocol: str = "default",
+        network: str | None = None,
+        weights: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        self.protocol = choose_protocol(protocol, network)
+        if classes is not None:
+            classes_of(classes)
+        self.weights, self.classes = weights, classes
+        self.report: Report | None = None
+        """Of the last run; on the first process only."""
+        self._judged: dict[str, Judged] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the feature network: should it be missing, then before the run, not after it."""
+        if stage != "predict":
+            return
+        resolution = pl_module.resolution
+        assert isinstance(resolution, int)
+        data = translation_data(trainer)
+        realism = data.reference is not None or self.classes is not None
+        self.judge = Judge(self.protocol if realism else None, self.weights, resolution=resolution)
+        self._judged = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know the target by its name, and go where the images are."""
+        if self.classes is None and translation_data(trainer).reference is not None:
+            target = pl_module.method.target  # type: ignore[union-attr]
+            assert isinstance(target, Domain)
+            self.classes = target.name if target.name in IMAGENET_CLASSES else None
+        self.judge.to(pl_module.device)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
+        judged = self.judge(to_uint8(outputs), to_uint8(batch["image"]))
+        self._judged |= zip(batch["key"], judged, strict=True)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the reference, gather, and write the figures."""
+        data = translation_data(trainer)
+        reference = {}
+        if data.reference_images is not None:
+            reference = judge_shard(self.judge, data.reference_images, trainer, "reference")
+        everything, real = gather(self._judged), gather(reference)
+        if trainer.is_global_zero:
+            self._judged = everything  # For the gallery.
+            self.report = make_report(everything, real, self.judge, self.protocol, self.classes)
+            self.report.write(Path(trainer.default_root_dir))
+
+    def per_image(self) -> dict[str, dict[str, float]]:
+        """The figures of each image by its key: of all at the end, until then of this process."""
+        return {key: per_image(judged, self.classes) for key, judged in self._judged.items()}
+
+    def table(self) -> list[Summary]:
+        """The figures over all images; none before the end."""
+        return self.report.summaries() if self.report is not None else []
+
+
+class SampleScores(Callback):
+    """Samples a domain in `test` and scores the samples against its validation images.
+
+    Args:
+        samples: how many; 0 for none.
+        steps: timesteps of the chain.
+        eta: 0 (DDIM) to 1 (DDPM).
+        seed: of the samples; the n-th sample depends on this and on n alone.
+        batch_size: samples at a time in each process.
+        protocol, network, weights: as in `TranslationScores`.
+        classes: cat, dog or wild: whose share of the samples is told; by default the domain's name.
+        folder: where the samples and the figures are written; None for nowhere.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        samples: int = 100,
+        steps: int = 100,
+        eta: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 25,
+        protocol: str = "default",
+        network: str | None = None,
+        weights: str | None = None,
+        classes: str | None = None,
+        folder: str | None = None,
+    ) -> None:
+        for argument, value, least in (
+            ("samples", samples, 0),
+            ("steps", steps, 1),
+            ("batch_size", batch_size, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        if classes is not None:
+            classes_of(classes)
+        self.protocol = choose_protocol(protocol, network)
+        self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
+        self.batch_size, self.weights = batch_size, weights
+        self.classes, self.folder = classes, folder
+        self.report: Report | None = None
+        """Of the last run; on the first process only."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the feature network: should it be missing, then before the run."""
+        if stage != "test" or not self.samples:
+            return
+        domain = _domain(pl_module)
+        if self.steps > domain.schedule.timesteps:
+            raise ValueError(f"steps must be at most {domain.schedule.timesteps}, got {self.steps}")
+        if self.classes is None and domain.name in IMAGENET_CLASSES:
+            self.classes = domain.name
+        self.judge = Judge(self.protocol, self.weights, resolution=domain.resolution, sources=False)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample, judge, gather and write."""
+        if not self.samples:
+            return
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, DomainImages) or data.val_images is None:
+            raise ValueError(f"test takes the data of DomainImages, got {type(data).__name__}")
+        self.judge.to(pl_module.device)
+        keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
+        folder = RunFolder(self.folder, keys) if self.folder is not None else None
+        samples: dict[str, Judged] = {}
+        mine = keys[trainer.global_rank :: trainer.world_size]
+        for batch in _progress(_batches(mine, self.batch_size), trainer, "samples"):
+            images = to_uint8(
+                sample(
+                    _domain(pl_module), len(batch), steps=self.steps, eta=self.eta, seed=self.seed,
+                    keys=batch,
+                )
+            )  # fmt: skip
+            for key, image in zip(batch, images, strict=True):
+                if folder is not None:
+                    folder.write_image(key, image)
+            samples |= zip(batch, self.judge(images), strict=True)
+        reference = judge_shard(self.judge, data.val_images, trainer, "reference")
+        everything, real = gather(samples), gather(reference)
+        if trainer.is_global_zero:
+            self.report = make_report(everything, real, self.judge, self.protocol, self.classes)
+            if folder is not None:
+                self.report.write(folder.root)
+
+
+def choose_protocol(name: str, network: str | None) -> Protocol:
+    """The protocol of this name, with another network if one is given.
+
+    Raises:
+        ValueError: there is no such protocol.
+    """
+    chosen = protocol(name)
+    return chosen if network is None else replace(chosen, network=network)
+
+
+def make_report(
+    images: dict[str, Judged],
+    reference: dict[str, Judged],
+    judge: Judge,
+    protocol: Protocol,
+    classes: str | None,
+) -> Report:
+    """The figures of images that were judged, in the order of their keys."""
+    return Report(
+        score(images, reference, protocol, classes),
+        {key: per_image(images[key], classes) for key in sorted(images)},
+        protocol.describe() if judge.network is not None else "",
+        judge.notes,
+    )
+
+
+def judge_shard(
+    judge: Judge, images: SquareImages, trainer: Trainer, label: str
+) -> dict[str, Judged]:
+    """This process's share of some images, judged, by their keys."""
+    judged: dict[str, Judged] = {}
+    mine = range(trainer.global_rank, len(images), trainer.world_size)
+    device = trainer.strategy.root_device
+    for batch in _progress(_batches(mine, BATCH), trainer, label):
+        pixels = torch.stack([images.pixels(index) for index in batch]).to(device)
+        keys = [images.files[index][0] for index in batch]
+        judged |= zip(keys, judge(pixels), strict=True)
+    return judged
+
+
+def gather(judged: dict[str, Judged]) -> dict[str, Judged]:
+    """What all processes know, on the first; elsewhere nothing. By key, so nothing counts twice."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return judged
+    first = torch.distributed.get_rank() == 0
+    parts: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
+    torch.distributed.gather_object(judged, parts)
+    return {key: value for part in parts or [] for key, value in part.items()}
+
+
+def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _progress(batches: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]:
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    return tqdm(batches, label, unit="batch", disable=not shown, leave=False)
+
+
+def _domain(pl_module: LightningModule) -> Domain:
+    domain = pl_module.domain
+    assert isinstance(domain, Domain)
+    return domain

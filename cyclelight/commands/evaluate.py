@@ -1,0 +1,168 @@
+"""`cyclelight evaluate`: the figures of `predict` over folders made by any program."""
+
+from argparse import ArgumentError
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from PIL import Image
+from tqdm import tqdm
+
+from cyclelight.callbacks.scores import choose_protocol, make_report
+from cyclelight.commands.errors import UsageError
+from cyclelight.commands.parsing import explain
+from cyclelight.metrics.realism import IMAGENET_CLASSES
+from cyclelight.metrics.scores import Judge, Judged, classes_of
+from cyclelight.outputs import output_names
+from cyclelight.pixels import FitMode
+from datamodules.reading import Files, SquareImages, list_images
+from datamodules.translation_images import find_images
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lightning evaluate",
+        usage="lightning evaluate --source DIR --translated DIR [--reference DIR] [--OPTION VALUE]",
+        description="Score translated images, made by any program, as `predict` scores its own.",
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("--source", type=str, required=True, help="The sources: a folder, a file or a pattern.")
+    add(
+        "--translated",
+        type=str,
+        required=True,
+        help="Folder of the translations: square, all of one size, and named as their sources; "
+        "suffixes may differ. Sources and reference are brought to their size.",
+    )
+    add("--reference", type=str | None, help="Folder of real images of the target, for FID, KID.")
+    add("--output", type=str | None, help="Folder for metrics.json and metrics.csv.")
+    add("--protocol", type=str, default="default", help="default, cyclediffusion or egsde.")
+    add("--network", type=str | None, help="Feature network in place of the protocol's.")
+    add("--weights", type=str | None, help="File of the network's weights.")
+    classes = ", ".join(IMAGENET_CLASSES)
+    add("--classes", type=str | None, help=f"Whose share of the images is told: {classes}.")
+    add("--fit_mode", type=FitMode, default="crop", help="How sources were made square.")
+    add("--batch_size", type=int, default=32, help="Images that a network sees at a time.")
+    add("--device", type=str, default="cpu", help="Where networks run: cpu, cuda, mps.")
+    return parser
+
+
+def evaluate(args: list[str]) -> int:
+    """`lightning evaluate`; the exit code."""
+    try:
+        options = _parser().parse_args(args)
+        _check(options)
+        protocol = choose_protocol(options.protocol, options.network)
+        triples = match(list_images(options.translated), find_images(options.source))
+        resolution = common_side([path for _, path, _ in triples])
+        realism = options.reference is not None or options.classes is not None
+        judge = Judge(protocol if realism else None, options.weights, resolution=resolution)
+    except ArgumentError as error:
+        raise UsageError(explain(str(error))) from error
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    judge.to(options.device)
+    translated = SquareImages([(key, path) for key, path, _ in triples], resolution)
+    sources = SquareImages([(key, path) for key, _, path in triples], resolution, options.fit_mode)
+    images = _judge(judge, translated, sources, options, "images")
+    reference = {}
+    if options.reference is not None:
+        files = list_images(options.reference)
+        real = SquareImages(files, resolution, options.fit_mode)
+        reference = _judge(judge, real, None, options, "reference")
+    report = make_report(images, reference, judge, protocol, options.classes)
+    if options.output is not None:
+        report.write(Path(options.output))
+    print(report)
+    return 0
+
+
+def _check(options: Namespace) -> None:
+    for name in ("translated", "reference", "output"):
+        folder = options[name]
+        wrong = folder is not None and not Path(folder).is_dir()
+        if wrong and (name != "output" or Path(folder).exists()):
+            raise ValueError(f"--{name}: no such folder {folder}")
+    if options.reference is not None and len(list_images(options.reference)) < 2:
+        raise ValueError(f"--reference: at least 2 images are needed in {options.reference}")
+    if options.classes is not None:
+        classes_of(options.classes)
+    if options.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device: {str(error).splitlines()[0]}") from error
+
+
+def match(translated: Files, sources: Files) -> list[tuple[str, Path, Path]]:
+    """(key of the source, translation, source) of each translation.
+
+    The source is the one whose translation `predict` would give that name, or else the only one
+    with the same path but for the suffix.
+
+    Raises:
+        ValueError: no images, a translation without a source or with several, or two of one source.
+    """
+    if not translated:
+        raise ValueError("--translated: no images there")
+    paths = dict(sources)
+    by_name = {name: key for key, name in output_names(list(paths)).items()}
+    by_stem = defaultdict(list)
+    for key in paths:
+        by_stem[PurePosixPath(key).with_suffix("")].append(key)
+    found: dict[str, tuple[str, Path, Path]] = {}
+    for name, path in translated:
+        near = by_stem[PurePosixPath(name).with_suffix("")]
+        keys = [by_name[name]] if name in by_name else near
+        if len(keys) != 1:
+            several = f"has several sources: {', '.join(keys)}"
+            raise ValueError(f"--translated: {name} {several if keys else 'has no source'}")
+        if keys[0] in found:
+            raise ValueError(f"--translated: {found[keys[0]][1]} and {path} have the same source")
+        found[keys[0]] = (keys[0], path, paths[keys[0]])
+    return [found[key] for key in sorted(found)]
+
+
+def common_side(paths: list[Path]) -> int:
+    """The side of square images of one size, in pixels.
+
+    Raises:
+        ValueError: one is not square, of another size than the first, or unreadable.
+    """
+    sizes = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes.append(image.size)
+        except OSError as error:
+            raise ValueError(f"--translated: cannot read image {path}: {error}") from error
+        (width, height), first = sizes[-1], sizes[0]
+        if width != height or (width, height) != first:
+            wanted = f"{first[0]} x {first[0]} pixels as {paths[0]}" if len(sizes) > 1 else "square"
+            raise ValueError(f"--translated: {path} is {width} x {height} pixels, not {wanted}")
+    return sizes[0][0]
+
+
+def _judge(
+    judge: Judge,
+    images: SquareImages,
+    sources: SquareImages | None,
+    options: Namespace,
+    label: str,
+) -> dict[str, Judged]:
+    judged: dict[str, Judged] = {}
+    starts = range(0, len(images), options.batch_size)
+    for start in tqdm(starts, label, unit="batch", leave=False):
+        batch = range(start, min(start + options.batch_size, len(images)))
+        pixels = _stack(images, batch, options.device)
+        others = _stack(sources, batch, options.device) if sources is not None else None
+        keys = [images.files[index][0] for index in batch]
+        judged |= zip(keys, judge(pixels, others), strict=True)
+    return judged
+
+
+def _stack(images: SquareImages, batch: range, device: str) -> torch.Tensor:
+    return torch.stack([images.pixels(index) for index in batch]).to(device)

@@ -1,0 +1,233 @@
+"""One page of a run, `gallery.html`: pairs in frames with a slider, their figures, to be sorted.
+
+The page is one file that opens from a disk: images are data: addresses, style and script stand in
+`page.html` beside this file, and its policy forbids the browser to fetch anything.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import TypeVar
+
+from PIL import Image
+
+from cyclelight.outputs import write_text
+
+T = TypeVar("T")
+
+SMALLEST, LARGEST = 200, 320  # The least side in which images are shown, of many and of few.
+MISSING = "–"
+BOUNDS = "Floor: what real images reach. Ceiling: what the sources reach, untranslated."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source and its translation, RGB and of equal size, with the figures of this one image."""
+
+    source: Image.Image
+    translated: Image.Image
+    key: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is known of a figure: its name and unit, what it means, which end is shown first."""
+
+    name: str
+    unit: str = ""
+    hint: str = ""
+    highest_first: bool = True
+
+
+COLUMNS = (
+    Column("PSNR", "dB", "higher is closer to the source"),
+    Column("SSIM", "", "higher is closer to the source"),
+    Column("L2", "", "lower is closer to the source", highest_first=False),
+    Column("LPIPS", "", "lower is closer to the source", highest_first=False),
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure of the whole run, as text; what is empty or unknown stays blank."""
+
+    figure: str
+    value: str
+    floor: str = ""
+    ceiling: str = ""
+    n: str = ""
+    protocol: str = ""
+
+
+def write_page(
+    path: Path,
+    title: str,
+    note: str,
+    keys: Sequence[str],
+    read: Callable[[str], Pair],
+    *,
+    columns: Sequence[Column] = COLUMNS,
+    table: Sequence[Summary] = (),
+    references: Sequence[Image.Image] = (),
+    max_pairs: int = 200,
+) -> None:
+    """Write the page of some images, atomically.
+
+    Args:
+        path: the file, `gallery.html`.
+        title: what was run, in a line.
+        note: whatever else there is to say about the run, or empty.
+        keys: all images of the run, in the order in which they are shown first.
+        read: gives the pair of a key; called once for each pair that is shown, one after another.
+        columns: what is known of figures. Those that no pair has are left out; figures not listed
+            here follow, without unit and hint. Missing, NaN and infinite values are shown as a
+            dash and sorted last.
+        table: the figures of the whole run, shown above the pairs.
+        references: real images of the target, shown at the bottom.
+        max_pairs: pairs at most, since each adds both of its PNGs to the file (about 20 kB at 64
+            pixels, 300 kB at 256); of more, evenly spread ones are shown, and the page says so.
+
+    Raises:
+        ValueError: `max_pairs` is not positive.
+    """
+    if max_pairs < 1:
+        raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
+    shown = evenly(keys, max_pairs)
+    cards: list[tuple[str, Mapping[str, float]]] = []  # With images as text, which are smaller.
+    for key in shown:
+        pair = read(key)
+        cards.append((_frame(pair), pair.figures))
+    present = _present(columns, (figures for _, figures in cards))
+    text = Template(files("cyclelight").joinpath("page.html").read_text(encoding="utf-8"))
+    page = text.substitute(
+        title=_escape(title),
+        note=f'<p class="note">{_escape(note)}</p>' if note else "",
+        summary=_summary(table),
+        sorters="".join(_sorter(column) for column in present),
+        total=_count(len(shown), len(keys)),
+        side=SMALLEST if len(shown) > 4 else LARGEST,
+        pairs="\n".join(
+            _card(key, frame, figures, present)
+            for key, (frame, figures) in zip(shown, cards, strict=True)
+        ),
+        references=_references(references),
+    )
+    write_text(path, page)
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spread, in order."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _present(columns: Sequence[Column], pairs: Iterable[Mapping[str, float]]) -> list[Column]:
+    names = list(dict.fromkeys(name for figures in pairs for name in figures))
+    known = [column for column in columns if column.name in names]
+    listed = {column.name for column in known}
+    return known + [Column(name) for name in names if name not in listed]
+
+
+def _card(key: str, frame: str, figures: Mapping[str, float], columns: Sequence[Column]) -> str:
+    values = [float(figures.get(column.name, math.nan)) for column in columns]
+    # By position: a figure's name may hold what an attribute's name may not.
+    data = "".join(f' data-f{i}="{v!r}"' for i, v in enumerate(values) if math.isfinite(v))
+    cells = "".join(_cell(column, value) for column, value in zip(columns, values, strict=True))
+    name = _escape(key).replace("/", "/<wbr>")  # Where a long one may be broken.
+    return (
+        f'<article class="pair" data-key="{_escape(key)}"{data}>{frame}'
+        f"<h2>{name}</h2>{f'<dl>{cells}</dl>' if cells else ''}</article>"
+    )
+
+
+def _cell(column: Column, value: float) -> str:
+    unit = f" <small>{_escape(column.unit)}</small>" if column.unit else ""
+    name = f"{_escape(column.name)}{unit}"
+    return f"<div{_hint(column)}><dt>{name}</dt><dd>{_number(value)}</dd></div>"
+
+
+def _number(value: float) -> str:
+    """At most seven characters: three or four digits that count."""
+    if not math.isfinite(value):
+        return MISSING
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.1e}"
+    return f"{value:.{4 if abs(value) < 1 else 2 if abs(value) < 1000 else 0}f}"
+
+
+def _frame(pair: Pair) -> str:
+    name = _escape(f"How much of {pair.key} is its source")
+    return (
+        f'<div class="frame">{_image(pair.source, "source")}'
+        f"{_image(pair.translated, 'translated')}"
+        f'<input type="range" min="0" max="100" value="50" aria-label="{name}">'
+        '<i class="seam"></i></div>'
+    )
+
+
+def _sorter(column: Column) -> str:
+    first = "highest" if column.highest_first else "lowest"
+    return (
+        f'<button type="button" data-sort="{_escape(column.name)}" data-first="{first}"'
+        f' aria-pressed="false"{_hint(column)}>{_escape(column.name)}<b></b></button>'
+    )
+
+
+def _summary(table: Sequence[Summary]) -> str:
+    if not table:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{_escape(row.figure)}</th><td>{_escape(row.value)}</td>'
+        f"<td>{_escape(row.floor)}</td><td>{_escape(row.ceiling)}</td><td>{_escape(row.n)}</td>"
+        f"<td>{_escape(row.protocol)}</td></tr>"
+        for row in table
+    )
+    names = ("figure", "value", "floor", "ceiling", "n", "protocol")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    bounds = any(row.floor or row.ceiling for row in table)
+    return (
+        f'<div class="summary"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f"{f'<p>{BOUNDS}</p>' if bounds else ''}</div>"
+    )
+
+
+def _references(references: Sequence[Image.Image]) -> str:
+    if not references:
+        return ""
+    images = "".join(_image(image, "real") for image in references)
+    return (
+        '<section class="references"><h2>real images of the target</h2>'
+        f"<div>{images}</div></section>"
+    )
+
+
+def _image(image: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    # With its size, so that nothing moves when it is decoded.
+    return (
+        f'<img class="{kind}" alt="{kind}" width="{image.width}" height="{image.height}"'
+        f' loading="lazy" decoding="async" src="data:image/png;base64,{data}">'
+    )
+
+
+def _count(shown: int, total: int) -> str:
+    noun = "image" if total == 1 else "images"
+    return f"{total} {noun}" if shown == total else f"{shown} of {total} {noun}, evenly spread"
+
+
+def _hint(column: Column) -> str:
+    return f' title="{_escape(column.hint)}"' if column.hint else ""
+
+
+def _escape(text: str) -> str:
+    # Names of files may hold bytes that are no UTF-8; Python keeps them as lone surrogates.
+    return escape(text.encode("utf-8", "replace").decode("utf-8"))

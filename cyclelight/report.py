@@ -1,0 +1,89 @@
+"""What was measured in a run, as files and as a table.
+
+metrics.json   the figures over all images, each with its protocol, bounds and numbers of images
+metrics.csv    the figures of each image
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tabulate import tabulate
+
+from cyclelight.metrics.scores import Score
+from cyclelight.outputs import write_json, write_text
+from cyclelight.page import Summary
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of a run.
+
+    Args:
+        scores: over all images.
+        images: of each image: key => figure => value.
+        protocol: what FID, KID and class rates depend on, in one line; empty without them.
+        notes: why a figure is missing.
+    """
+
+    scores: Sequence[Score]
+    images: Mapping[str, Mapping[str, float]]
+    protocol: str = ""
+    notes: Sequence[str] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Write both files, each atomically; they depend on the images alone, not on their order.
+
+        Numbers are unrounded and unscaled: the scale is for printing.
+        """
+        write_json(
+            folder / "metrics.json",
+            {
+                "protocol": self.protocol or None,
+                "notes": list(self.notes),
+                "figures": [asdict(score) for score in self.scores],
+            },
+        )
+        names = list(dict.fromkeys(name for figures in self.images.values() for name in figures))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, ["key", *names], lineterminator="\n")
+        writer.writeheader()
+        for key in sorted(self.images):
+            writer.writerow({"key": key, **self.images[key]})
+        write_text(folder / "metrics.csv", text.getvalue())
+
+    def summaries(self) -> list[Summary]:
+        """The table's rows as text, scaled and rounded."""
+        return [_summary(score) for score in self.scores]
+
+    def __str__(self) -> str:
+        """The table, what the figures depend on, and what is missing."""
+        rows = [(s.figure, s.value, s.floor, s.ceiling, s.n) for s in self.summaries()]
+        table = tabulate(
+            rows,
+            ("", "value", "floor", "ceiling", "n"),
+            tablefmt="simple",
+            disable_numparse=True,
+            colalign=("left", "right", "right", "right", "right"),
+        )
+        protocol = [f"protocol {self.protocol}"] if self.protocol else []
+        return "\n".join([table, *protocol, *self.notes])
+
+
+def _summary(score: Score) -> Summary:
+    def text(value: float | None) -> str:
+        return "" if value is None else f"{value * score.scale:.{digits}f}"
+
+    digits = 3 if abs(score.value * score.scale) < 10 else 2
+    error = text(score.standard_error)
+    number = f"{score.n}" if score.n_reference is None else f"{score.n} / {score.n_reference}"
+    return Summary(
+        figure=score.label,
+        value=text(score.value) + (f" ± {error}" if error else ""),
+        floor=text(score.floor),
+        ceiling=text(score.ceiling),
+        n=number,
+        protocol=score.protocol,
+    )

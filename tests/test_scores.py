@@ -1,0 +1,258 @@
+"""The figures of runs: against other libraries, across processes, and by `evaluate`."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from cyclelight.cli import main
+from cyclelight.domain_folder import save_domain
+from cyclelight.metrics.protocol import protocol
+from cyclelight.metrics.scores import Judged, Seen, score
+from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.schedule import NoiseSchedule
+
+# Lightning 2.6 with torch 2.15.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+
+R = 16
+TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
+NETWORK = """
+import torch
+
+class Corners(torch.nn.Module):
+    dim = 12
+    def forward(self, images):
+        return images[:, ::15, ::15].flatten(1) / 255.0
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two domains, 7 sources and 9 reference images, and a feature network of one's own."""
+    root = tmp_path_factory.mktemp("scores")
+    for seed, name in enumerate(("cat", "dog")):
+        torch.manual_seed(seed)
+        unet = build_unet(TINY, resolution=R, channels=3)
+        save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
+    generator = np.random.default_rng(0)
+    for folder, count in (("sources", 7), ("real", 9)):
+        (root / folder).mkdir()
+        for index in range(count):
+            pixels = generator.integers(0, 256, (R, R, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{index}.png")
+    (root / "my_networks.py").write_text(NETWORK)
+    sys.path.insert(0, str(root))
+    yield root
+    sys.path.remove(str(root))
+
+
+def options(here: Path, output: Path, *more: object) -> list[str]:
+    given = {
+        "model.source": here / "cat",
+        "model.target": here / "dog",
+        "model.steps": 4,
+        "data.source": here / "sources",
+        "data.reference": here / "real",
+        "data.num_workers": 0,
+        "scores.network": "my_networks:Corners",
+        "output": output,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }
+    pairs = [(f"--{name}", str(value)) for name, value in given.items()]
+    return ["predict", *(word for pair in pairs for word in pair), *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def run(here: Path) -> Path:
+    """A run of predict."""
+    assert main(options(here, here / "run", "--data.batch_size", 7)) == 0
+    return here / "run"
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {figure["figure"]: figure for figure in metrics["figures"]}
+
+
+def pixels(folder: Path) -> list[np.ndarray]:
+    return [np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))]
+
+
+def test_figures_are_those_of_the_saved_pixels(here: Path, run: Path) -> None:
+    saved, sources, real = (
+        pixels(folder) for folder in (run / "images", here / "sources", here / "real")
+    )
+    with open(run / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["key"] for row in rows] == [f"{index}.png" for index in range(7)]
+    for row, a, b in zip(rows, saved, sources, strict=True):
+        psnr = peak_signal_noise_ratio(b, a, data_range=255)
+        ssim = structural_similarity(
+            a, b, data_range=255, channel_axis=2,
+            gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        )  # fmt: skip
+        assert float(row["PSNR"]) == pytest.approx(psnr, abs=1e-9)
+        assert float(row["SSIM"]) == pytest.approx(ssim, abs=1e-9)
+    means = figures(run)
+    assert means["PSNR"]["value"] == pytest.approx(np.mean([float(r["PSNR"]) for r in rows]))
+
+    def mmd(x: list[np.ndarray], y: list[np.ndarray]) -> float:
+        """The double sums of Binkowski et al. 2018, sec. 4, one pair of images after the other."""
+        x, y = ([image[::15, ::15].ravel() / 255.0 for image in images] for images in (x, y))
+
+        def mean(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+            return float(np.mean([(a @ b / 12 + 1) ** 3 for a, b in pairs]))
+
+        return mean(permutations(x, 2)) + mean(permutations(y, 2)) - 2 * mean(product(x, y))
+
+    kid = means["KID"]
+    assert kid["value"] == pytest.approx(mmd(saved, real), abs=1e-6)
+    assert kid["ceiling"] == pytest.approx(mmd(sources, real), abs=1e-6)
+    assert kid["floor"] == pytest.approx(mmd(real[::2], real[1::2]), abs=1e-6)
+    assert (kid["n"], kid["n_reference"]) == (7, 9)
+    assert "my_networks:Corners" in kid["protocol"]
+
+
+def test_evaluate_gives_the_same_figures(
+    here: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = {"source": here / "sources", "reference": here / "real"}
+    args = [f"--{name}={folder}" for name, folder in folders.items()]
+    args += ["--network=my_networks:Corners", f"--translated={run / 'images'}"]
+    assert main(["evaluate", *args, "--batch_size=7", f"--output={tmp_path}"]) == 0
+    for name in ("metrics.json", "metrics.csv"):
+        assert (tmp_path / name).read_text() == (run / name).read_text()
+    table = capsys.readouterr().out
+    assert "KID x 100" in table and "SSIM" in table and "7 / 9" in table
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--translated", "{here}/nothing"], "--translated: no such folder"),
+        (["--translated", "{here}/cat"], "--translated: no images"),
+        (["--translated", "{here}/real"], "--translated: 7.png has no source"),
+        (["--source", "{here}/nothing"], "source: no such file or folder"),
+        (["--reference", "{here}/cat"], "--reference: at least 2 images"),
+        (["--protocol", "mine"], "protocol must be one of default, cyclediffusion, egsde"),
+        (["--network", "resnet"], "network must be one of"),
+        (["--classes", "bird"], "classes must be one of cat, dog, wild"),
+        (["--device", "abacus"], "--device: "),
+        (["--batch_size", "0"], "--batch_size must be at least 1"),
+        (["--stray", "1"], "--stray is not an option"),
+    ],
+)
+def test_evaluate_refuses(
+    here: Path, run: Path, args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [arg.format(here=here) for arg in args]
+    folders = ["--source", here / "sources", "--translated", run / "images"]
+    assert main(["evaluate", *map(str, folders), "--reference", str(here / "real"), *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+def test_evaluate_pairs_by_name_whatever_the_suffix(here: Path, run: Path, tmp_path: Path) -> None:
+    for folder in ("sources", "translated"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+    image = Image.open(run / "images" / "0.png")
+    image.resize((40, 30)).save(tmp_path / "sources" / "sub" / "a.bmp")
+    image.save(tmp_path / "translated" / "sub" / "a.png")
+    folders = ["--source", tmp_path / "sources", "--translated", tmp_path / "translated"]
+    assert main(["evaluate", *map(str, folders), "--output", str(tmp_path / "out")]) == 0
+    assert figures(tmp_path / "out")["PSNR"]["n"] == 1
+    image.resize((8, 9)).save(tmp_path / "translated" / "sub" / "a.png")
+    assert main(["evaluate", *map(str, folders)]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "batch_size"), [(2, 7), (3, 1)])
+def test_processes_do_not_change_the_figures(
+    here: Path, run: Path, tmp_path: Path, processes: int, batch_size: int
+) -> None:
+    """7 images: the shards are uneven, and Lightning's own padding would count some twice."""
+    command = options(
+        *(here, tmp_path, "--data.batch_size", batch_size),
+        *("--trainer.devices", processes, "--trainer.strategy", "ddp"),
+    )
+    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "cyclelight", *command],
+        check=True, capture_output=True, timeout=300, env=environment,
+    )  # fmt: skip
+    mine, theirs = figures(tmp_path), figures(run)
+    assert mine.keys() == theirs.keys()
+    # Batches of other sizes round otherwise, so that a pixel may differ by one level.
+    for name, figure in theirs.items():
+        assert mine[name]["value"] == pytest.approx(figure["value"], rel=1e-3, abs=1e-4), name
+        assert (mine[name]["n"], mine[name]["ceiling"]) == (figure["n"], figure["ceiling"])
+    keys = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in keys] == [f"{index}.png" for index in range(7)]
+
+
+def test_samples_of_a_domain_are_scored(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def test(output: Path, batch_size: int) -> dict[str, Any]:
+        given = {
+            "model.init_from": here / "cat",
+            "model.resolution": R,
+            "data.root": here / "real",
+            "data.val_fraction": 0.9,
+            "data.num_workers": 0,
+            "scores.samples": 5,
+            "scores.steps": 3,
+            "scores.batch_size": batch_size,
+            "scores.network": "my_networks:Corners",
+            "output": output,
+            "trainer.accelerator": "cpu",
+            "trainer.enable_progress_bar": "false",
+        }
+        assert main(["test", *(f"--{name}={value}" for name, value in given.items())]) == 0
+        return figures(output)
+
+    whole, parts = test(tmp_path / "whole", 5), test(tmp_path / "parts", 2)
+    assert whole["KID"]["n"] == 5 and whole["KID"]["ceiling"] is None
+    assert "PSNR" not in whole
+    assert parts["KID"]["value"] == pytest.approx(whole["KID"]["value"], abs=1e-4)
+    assert len(list((tmp_path / "parts" / "images").glob("*.png"))) == 5
+    assert "KID x 100" in capsys.readouterr().out
+
+
+def test_classes_are_counted(here: Path) -> None:
+    def judged(label: int) -> Judged:
+        seen = Seen(torch.randn(4), label)
+        return Judged(seen, Seen(seen.row, 281), {})
+
+    images = {str(index): judged(label) for index, label in enumerate((151, 268, 281, 0))}
+    reference = {str(index): judged(160) for index in range(4)}
+    rate, *_ = score(images, reference, protocol("default"), "dog")
+    assert (rate.figure, rate.value, rate.floor, rate.ceiling) == ("dog rate", 0.5, 1.0, 0.0)
+    assert rate.standard_error == 0.25
+    # Without a reference, or with one image, there is nothing to compare sets of.
+    assert [s.figure for s in score(images, {}, protocol("default"), "dog")] == ["dog rate"]
+    assert [s.figure for s in score({"0": judged(1)}, reference, protocol("default"))] == []
+
+
+def test_a_missing_network_stops_the_run_before_it_starts(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = options(here, tmp_path / "out", "--scores.network", "clean-fid")
+    assert main([*missing, "--scores.weights", "nowhere.pt"]) == 1
+    assert "there is no file nowhere.pt" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "images").exists()
+    assert main(options(here, tmp_path / "out", "--scores.protocol", "mine")) == 2
+    assert "error: --scores.protocol must be one of" in capsys.readouterr().err
