@@ -18,7 +18,7 @@ def test_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S):
         exec(block.replace("steps=100", "steps=10").replace("steps=50", "steps=5"), names)
-    assert names["dogs"].shape == (2, 3, 32, 32)  # type: ignore[attr-defined]
+    assert names["dogs"].shape == (2, 3, 48, 48)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
