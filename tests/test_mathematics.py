@@ -290,10 +290,13 @@ def test_equal_models_give_the_image_back(
     assert torch.equal(cyclelight.translate(source, target, x, **settings), x)
     assert len(calls[0]) == len(calls[1]) == round(strength * steps)
     # A random network does not answer to x_t as a trained one does: as eps, float32 rounding errors
-    # grow by 1 / sqrt(alpha-bar) on the way down. The next test has a perfect one.
-    if kind != "epsilon":
+    # grow by 1 / sqrt(alpha-bar) on the way down, the more the more steps. The next test has a
+    # perfect one.
+    if kind != "epsilon" or steps == 10:
         code = cyclelight.encode(source, x, **settings)
-        assert_close(cyclelight.decode(target, code), x, rtol=0, atol=1e-5)
+        start = SCHEDULE.alpha_bar(code.grid.start)
+        atol = 1e-5 if kind != "epsilon" else max(1e-5, 3e-6 / start**0.5)
+        assert_close(cyclelight.decode(target, code), x, rtol=0, atol=atol)
     if kind == "epsilon" or steps == 10:
         source, target = source.to(dtype=torch.float64), target.to(dtype=torch.float64)
         code = cyclelight.encode(source, x.double(), **settings)
