@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,6 +273,19 @@ def counting(loaded: Domain) -> list[int]:
     return calls
 
 
+def check_float32(source: Domain, target: Domain, settings: dict[str, Any], kind: str) -> None:
+    """A stored code gives the image back to rounding.
+
+    A random network does not answer to x_t as a trained one does: as eps, rounding errors grow by
+    1 / sqrt(alpha-bar) on the way down.
+    """
+    x = images()
+    code = cyclelight.encode(source, x, **settings)
+    start = SCHEDULE.alpha_bar(code.grid.start)
+    atol = 1e-5 if kind != "epsilon" else max(1e-5, 3e-6 / start**0.5)
+    assert_close(cyclelight.decode(target, code), x, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize(
     "steps",
@@ -289,18 +303,26 @@ def test_equal_models_give_the_image_back(
     x = images()
     assert torch.equal(cyclelight.translate(source, target, x, **settings), x)
     assert len(calls[0]) == len(calls[1]) == round(strength * steps)
-    # A random network does not answer to x_t as a trained one does: as eps, float32 rounding errors
-    # grow by 1 / sqrt(alpha-bar) on the way down, the more the more steps. The next test has a
-    # perfect one.
+    # As eps with more steps: test_random_eps_networks_in_float32.
     if kind != "epsilon" or steps == 10:
-        code = cyclelight.encode(source, x, **settings)
-        start = SCHEDULE.alpha_bar(code.grid.start)
-        atol = 1e-5 if kind != "epsilon" else max(1e-5, 3e-6 / start**0.5)
-        assert_close(cyclelight.decode(target, code), x, rtol=0, atol=atol)
+        check_float32(source, target, settings, kind)
     if kind == "epsilon" or steps == 10:
         source, target = source.to(dtype=torch.float64), target.to(dtype=torch.float64)
         code = cyclelight.encode(source, x.double(), **settings)
         assert_close(cyclelight.decode(target, code), x.double(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="rounding errors also add up over steps; 9 of 12 exceed the bound")
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("steps", [100, 1000])
+@pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
+def test_random_eps_networks_in_float32(
+    folders: dict[str, Path], eta: float, steps: int, strength: float
+) -> None:
+    source, target = (cyclelight.load_domain(folders["epsilon"]) for _ in range(2))
+    settings = {"steps": steps, "eta": eta, "strength": strength}
+    check_float32(source, target, settings, "epsilon")
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.85])
