@@ -21,7 +21,7 @@ from torch import Tensor
 import cyclelight
 from cyclelight.denoiser import Denoiser
 from cyclelight.domain_folder import save_domain
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings
 from cyclelight.schedule import NoiseSchedule
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def network(resolution: int) -> torch.nn.Module:
     """The UNet of the recipe for cats, with random weights."""
     recipe = yaml.safe_load((ROOT / f"configs/domains/cat{resolution}.yaml").read_text())
     settings = UNetSettings(**recipe["model"]["init_args"]["network"])
-    return build_unet(settings, resolution=resolution, channels=3)
+    return settings.build(resolution=resolution, channels=3)
 
 
 class Stopwatch:

@@ -15,6 +15,8 @@ COMMANDS = {
     "test": ("cyclelight.commands.stages:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
+    "import": ("cyclelight.commands.importing:import_", "make a domain of a foreign checkpoint"),
+    "export": ("cyclelight.commands.importing:export", "write a domain for guided-diffusion"),
 }
 
 USAGE = f"""\

@@ -10,17 +10,19 @@ import json
 import pickle
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from cyclelight.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domain import Domain
+from cyclelight.networks import NETWORKS, Network, learns_variance
 from cyclelight.schedule import NoiseSchedule
 
 CHECKPOINT_ENTRY = "cyclelight_domain"
@@ -75,21 +77,20 @@ def load_domain(
     """
     path = check_domain_path(path)
     on_disk = _open_checkpoint(path) if path.is_file() else _open_folder(path)
-    unet_config, scheduler_config, card, load_network = on_disk
+    config, scheduler_config, card, load_network = on_disk
     prediction_type = scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
     schedule = NoiseSchedule.from_diffusers(scheduler_config)
     with torch.device("meta"):
-        unet = UNet2DModel.from_config(unet_config)
+        unet = _build(config)
     resolution, channels = unet.config.sample_size, unet.config.in_channels
     if not isinstance(resolution, int):
         raise ValueError(f"domain: {path}: sample_size must be one integer, got {resolution}")
-    if unet.config.out_channels not in (channels, 2 * channels):
-        raise ValueError(
-            f"domain: {path}: out_channels must be {channels}, or {2 * channels} with a learned "
-            f"variance, got {unet.config.out_channels}"
-        )
+    try:
+        learns_variance(unet)
+    except ValueError as error:
+        raise ValueError(f"domain: {path}: {error}") from error
     if torch.device(device).type != "meta":
         unet = load_network()
     denoiser = NetworkDenoiser(
@@ -106,7 +107,7 @@ def load_domain(
 
 def save_domain(
     folder: str | Path,
-    unet: UNet2DModel,
+    unet: Network,
     schedule: NoiseSchedule,
     *,
     prediction_type: PredictionType = "epsilon",
@@ -131,15 +132,14 @@ def save_domain(
         raise ValueError(f"{folder} exists and is not a domain folder; it is left as it is")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # What diffusers notes of its own, such as the path that a network came from, is left out.
-    copy = UNet2DModel.from_config({k: v for k, v in unet.config.items() if k[0] != "_"})
+    copy = type(unet).from_config({k: v for k, v in unet.config.items() if k[0] != "_"})
     copy.load_state_dict(unet.state_dict())
     # diffusers' own `to` warns about layers to be kept in float32, even where there are none.
     nn.Module.to(copy, dtype)
-    learned = unet.config.out_channels == 2 * unet.config.in_channels
     scheduler = DDPMScheduler(
         **schedule.to_diffusers(),
         prediction_type=prediction_type,
-        variance_type="learned_range" if learned else "fixed_small",
+        variance_type="learned_range" if learns_variance(unet) else "fixed_small",
         clip_sample=True,
     )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -154,27 +154,30 @@ def save_domain(
     return folder
 
 
-def unet_config(unet: UNet2DModel) -> dict[str, Any]:
-    """The settings that rebuild a network by `UNet2DModel.from_config`, as plain JSON values."""
-    config: dict[str, Any] = json.loads(unet.to_json_string())
+def network_config(network: Network) -> dict[str, Any]:
+    """The settings that rebuild a network of the class they name, as plain JSON values."""
+    config: dict[str, Any] = json.loads(network.to_json_string())
     return config
 
 
 Config = Mapping[str, Any]
-OnDisk = tuple[Config, Config, Config, Callable[[], UNet2DModel]]
+OnDisk = tuple[Config, Config, Config, Callable[[], Network]]
 """Configurations of network and scheduler, the card, and a function to load the network."""
 
 
 def _open_folder(path: Path) -> OnDisk:
-    unet_config = _read_json(path / "unet" / "config.json")
-    if unet_config.get("_class_name") != "UNet2DModel":
-        class_name = unet_config.get("_class_name")
-        raise ValueError(f"domain: {path / 'unet'} holds a {class_name}, not a UNet2DModel")
+    config = _read_json(path / "unet" / "config.json")
+    class_name = config.get("_class_name")
+    if class_name not in NETWORKS:
+        raise ValueError(
+            f"domain: {path / 'unet'} holds a {class_name}, not one of {', '.join(NETWORKS)}"
+        )
     scheduler_config = _read_json(path / "scheduler" / "scheduler_config.json")
     _check_weights(path / "unet")
     card_file = path / "domain.json"
     card = _read_json(card_file) if card_file.is_file() else {}
-    return unet_config, scheduler_config, card, lambda: _load_folder(path / "unet")
+    load = partial(_load_folder, path / "unet", NETWORKS[class_name])
+    return config, scheduler_config, card, load
 
 
 def _check_weights(path: Path) -> None:
@@ -190,12 +193,12 @@ def _check_weights(path: Path) -> None:
             raise ValueError(f"domain: {file} cannot be read: {_first_line(error)}") from error
 
 
-def _load_folder(path: Path) -> UNet2DModel:
+def _load_folder(path: Path, network_class: type[Network]) -> Network:
     """diffusers' own loading, which also reads old tensor names and sharded files, made strict."""
     verbosity = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
     try:
-        unet, report = UNet2DModel.from_pretrained(
+        unet, report = network_class.from_pretrained(
             path, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # diffusers and safetensors raise a dozen kinds for a bad file
@@ -209,7 +212,7 @@ def _load_folder(path: Path) -> UNet2DModel:
             raise ValueError(
                 f"domain: {path}: {kind.replace('_', ' ')}: {', '.join(names[:3])}{more}"
             )
-    assert isinstance(unet, UNet2DModel)
+    assert isinstance(unet, network_class)
     return unet
 
 
@@ -222,14 +225,18 @@ def _open_checkpoint(path: Path) -> OnDisk:
         raise ValueError(f"domain: {path} is not a checkpoint of cyclelight's DomainModule")
     entry = checkpoint[CHECKPOINT_ENTRY]
 
-    def load_network() -> UNet2DModel:
+    def load_network() -> Network:
         prefix = "denoiser.network."
         state = checkpoint["state_dict"].items()
-        unet = UNet2DModel.from_config(entry["unet"])
+        unet = _build(entry["unet"])
         unet.load_state_dict({n.removeprefix(prefix): v for n, v in state if n.startswith(prefix)})
         return unet
 
     return entry["unet"], entry["scheduler"], entry["card"], load_network
+
+
+def _build(config: Config) -> Network:
+    return NETWORKS[config["_class_name"]].from_config(config)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch.testing import assert_close
 
 import cyclelight
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings
 
 SETTINGS = UNetSettings((16, 16), 1, (8,), head_channels=8, norm_groups=8, learned_variance=True)
 
@@ -19,7 +19,7 @@ SETTINGS = UNetSettings((16, 16), 1, (8,), head_channels=8, norm_groups=8, learn
 def folder(tmp_path: Path) -> Path:
     """A folder written by diffusers alone, of a random network with a learned variance."""
     torch.manual_seed(0)
-    unet = build_unet(SETTINGS, resolution=16, channels=3)
+    unet = SETTINGS.build(resolution=16, channels=3)
     scheduler = DDPMScheduler(1000, prediction_type="epsilon", variance_type="learned_range")
     DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "theirs")
     return tmp_path / "theirs"
@@ -56,7 +56,7 @@ def test_clipping_x_0_is_folded_into_eps(folder: Path) -> None:
 def test_learned_variances_in_lockstep_equal_the_stored_code(folder: Path, tmp_path: Path) -> None:
     """Where two networks' variances differ, the lockstep's last term makes up for it."""
     source = cyclelight.load_domain(folder, variance="learned", dtype=torch.float64)
-    other = build_unet(SETTINGS, resolution=16, channels=3)
+    other = SETTINGS.build(resolution=16, channels=3)
     cyclelight.save_domain(tmp_path / "other", other, source.schedule, card={"name": "other"})
     target = cyclelight.load_domain(tmp_path / "other", variance="learned", dtype=torch.float64)
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64) * 2 - 1

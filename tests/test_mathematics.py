@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import cyclelight
 from cyclelight import Domain, NoiseSchedule, TimeGrid
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings
 from cyclelight.steps import Step, add_noise, x_0_from_eps
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -251,7 +251,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("epsilon", "v_prediction", "sample", "other"):
         torch.manual_seed(0)
         settings = UNetSettings((16, 16), 1, (8,), head_channels=8, norm_groups=8)
-        unet = build_unet(settings, resolution=16, channels=3)
+        unet = settings.build(resolution=16, channels=3)
         kind = name if name != "other" else "epsilon"
         if name == "other":
             with torch.no_grad():

@@ -20,7 +20,7 @@ from cyclelight.cli import main
 from cyclelight.domain_folder import save_domain
 from cyclelight.metrics.protocol import protocol
 from cyclelight.metrics.scores import Judged, Seen, score
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings
 from cyclelight.schedule import NoiseSchedule
 
 # Lightning 2.6 with torch 2.15.
@@ -44,7 +44,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("scores")
     for seed, name in enumerate(("cat", "dog")):
         torch.manual_seed(seed)
-        unet = build_unet(TINY, resolution=R, channels=3)
+        unet = TINY.build(resolution=R, channels=3)
         save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
     generator = np.random.default_rng(0)
     for folder, count in (("sources", 7), ("real", 9)):

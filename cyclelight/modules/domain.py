@@ -23,11 +23,12 @@ from cyclelight.domain_folder import (
     CHECKPOINT_ENTRY,
     check_domain_path,
     load_domain,
+    network_config,
     save_domain,
-    unet_config,
 )
 from cyclelight.loss import Weighting, loss_weight
-from cyclelight.networks.unet import UNetSettings, build_unet, resize_unet
+from cyclelight.networks import NetworkSettings, resize
+from cyclelight.networks.unet import UNetSettings
 from cyclelight.noise import keyed_generator
 from cyclelight.schedule import NoiseSchedule
 from cyclelight.steps import add_noise
@@ -48,7 +49,7 @@ class DomainModule(LightningModule):
         name: what the domain is called: cat, dog, ...
         resolution: height and width of the images in pixels.
         channels: channels of the images: 3, or 1 for greyscale.
-        network: shape of the UNet.
+        network: shape of the network: the options of `UNetSettings`, or those of `ADMSettings`.
         schedule: the noise schedule; domains translate into each other only if they share it.
         prediction_type: what the network outputs; the loss is on the noise that it implies.
         weighting: weight of the loss over noise levels: uniform, p2 or min_snr.
@@ -78,7 +79,7 @@ class DomainModule(LightningModule):
         name: str = "domain",
         resolution: int = 64,
         channels: int = 3,
-        network: UNetSettings = UNetSettings(),  # noqa: B008 (frozen)
+        network: NetworkSettings = UNetSettings(),  # noqa: B008 (frozen)
         schedule: NoiseSchedule = NoiseSchedule(),  # noqa: B008 (frozen)
         prediction_type: PredictionType = "epsilon",
         weighting: Weighting = "p2",
@@ -116,7 +117,7 @@ class DomainModule(LightningModule):
         self.data_licence, self.save_dtype = data_licence, save_dtype
         self.ancestor: str | None = None
         if init_from is None:
-            unet = build_unet(network, resolution=resolution, channels=channels)
+            unet = network.build(resolution=resolution, channels=channels)
             self.denoiser = NetworkDenoiser(unet, schedule, prediction_type=prediction_type)
         else:
             self.denoiser = self._start_from(init_from)
@@ -132,7 +133,7 @@ class DomainModule(LightningModule):
             )
         denoiser = domain.denoiser
         assert isinstance(denoiser, NetworkDenoiser)
-        resize_unet(denoiser.network, self.resolution)
+        resize(denoiser.network, self.resolution)
         self.ancestor = domain.name
         log.info("Starting from %s; network, schedule and prediction type are its own.", path)
         denoiser.network.requires_grad_(True).train()
@@ -274,7 +275,7 @@ class DomainModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `load_domain` needs to use a checkpoint as a domain."""
         checkpoint[CHECKPOINT_ENTRY] = {
-            "unet": unet_config(self.denoiser.network),
+            "unet": network_config(self.denoiser.network),
             "scheduler": {
                 **self.denoiser.schedule.to_diffusers(),
                 "prediction_type": self.denoiser.prediction_type,

@@ -1,1 +1,53 @@
-"""Networks: tensors in, tensors out."""
+"""Networks: tensors in, tensors out; each class with the settings that build it."""
+
+from typing import TypeAlias
+
+from diffusers import UNet2DModel
+
+from cyclelight.networks.adm import ADMSettings, ADMUNet
+from cyclelight.networks.unet import UNetSettings
+
+Network: TypeAlias = UNet2DModel | ADMUNet
+NetworkSettings: TypeAlias = UNetSettings | ADMSettings
+
+NETWORKS: dict[str, type[Network]] = {"UNet2DModel": UNet2DModel, "ADMUNet": ADMUNet}
+"""Those that a domain folder may hold, by the name of their class."""
+
+
+def learns_variance(network: Network) -> bool:
+    """Whether a network outputs a learned range of the variance beside its prediction.
+
+    Raises:
+        ValueError: its number of output channels is neither that of its input nor twice that.
+    """
+    if isinstance(network, ADMUNet):
+        return bool(network.config.learn_sigma)
+    channels, out_channels = network.config.in_channels, network.config.out_channels
+    if out_channels not in (channels, 2 * channels):
+        raise ValueError(
+            f"out_channels must be {channels}, or {2 * channels} with a learned variance, "
+            f"got {out_channels}"
+        )
+    return bool(out_channels == 2 * channels)
+
+
+def resize(network: Network, resolution: int) -> None:
+    """Let a network work at another resolution: its weights, all convolutions, fit any.
+
+    Self-attention stays at its levels, so that it sees more positions at a higher resolution.
+
+    Raises:
+        ValueError: the resolution cannot be halved as often as the network does.
+    """
+    config, old = network.config, network.config.sample_size
+    adm = isinstance(network, ADMUNet)
+    halvings = len(config.channel_mult if adm else config.block_out_channels) - 1
+    if resolution % 2**halvings:
+        raise ValueError(
+            f"resolution must be a multiple of {2**halvings} for {halvings + 1} levels of "
+            f"the network, got {resolution}"
+        )
+    network.register_to_config(sample_size=resolution)
+    if adm:
+        attended = tuple(size * resolution // old for size in config.attention_resolutions)
+        network.register_to_config(attention_resolutions=attended)

@@ -29,62 +29,49 @@ class UNetSettings:
     dropout: float = 0.0
     learned_variance: bool = False
 
+    def build(self, *, resolution: int, channels: int) -> UNet2DModel:
+        """A freshly initialised network for images of `channels` x `resolution` x `resolution`.
 
-def build_unet(settings: UNetSettings, *, resolution: int, channels: int) -> UNet2DModel:
-    """A freshly initialised network for images of `channels` x `resolution` x `resolution`.
-
-    Raises:
-        ValueError: the resolution cannot be halved that often, or a number of channels is not a
-            multiple of `norm_groups` or `head_channels` where it must be.
-    """
-    levels = [resolution >> i for i in range(len(settings.block_out_channels))]
-    _check_resolution(resolution, len(levels))
-    if any(width % settings.norm_groups for width in settings.block_out_channels):
-        raise ValueError(
-            f"block_out_channels must be multiples of norm_groups = {settings.norm_groups}, "
-            f"got {settings.block_out_channels}"
+        Raises:
+            ValueError: the resolution cannot be halved that often, or a number of channels is not a
+                multiple of `norm_groups` or `head_channels` where it must be.
+        """
+        levels = [resolution >> i for i in range(len(self.block_out_channels))]
+        _check_resolution(resolution, len(levels))
+        if any(width % self.norm_groups for width in self.block_out_channels):
+            raise ValueError(
+                f"block_out_channels must be multiples of norm_groups = {self.norm_groups}, "
+                f"got {self.block_out_channels}"
+            )
+        unknown = set(self.attention_resolutions) - set(levels)
+        if unknown:
+            raise ValueError(
+                f"attention_resolutions must be among {levels}, got {sorted(unknown)} besides"
+            )
+        attended = [level in self.attention_resolutions for level in levels]
+        # The middle of the network, as wide as the last level, attends always.
+        attends = [*attended[:-1], True]
+        widths = compress(self.block_out_channels, attends)
+        if any(width % self.head_channels for width in widths):
+            raise ValueError(
+                f"block_out_channels must be multiples of head_channels = {self.head_channels} at "
+                f"attention_resolutions and in the last place, got {self.block_out_channels}"
+            )
+        return UNet2DModel(
+            sample_size=resolution,
+            in_channels=channels,
+            out_channels=channels * (2 if self.learned_variance else 1),
+            block_out_channels=tuple(self.block_out_channels),
+            layers_per_block=self.layers_per_block,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attended),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended)),
+            attention_head_dim=self.head_channels,
+            norm_num_groups=self.norm_groups,
+            norm_eps=1e-5,
+            dropout=self.dropout,
+            # Scale and shift from the time embedding, as in ADM (Dhariwal and Nichol 2021).
+            resnet_time_scale_shift="scale_shift",
         )
-    unknown = set(settings.attention_resolutions) - set(levels)
-    if unknown:
-        raise ValueError(
-            f"attention_resolutions must be among {levels}, got {sorted(unknown)} besides"
-        )
-    attended = [level in settings.attention_resolutions for level in levels]
-    # The middle of the network, as wide as the last level, attends always.
-    attends = [*attended[:-1], True]
-    widths = compress(settings.block_out_channels, attends)
-    if any(width % settings.head_channels for width in widths):
-        raise ValueError(
-            f"block_out_channels must be multiples of head_channels = {settings.head_channels} at "
-            f"attention_resolutions and in the last place, got {settings.block_out_channels}"
-        )
-    return UNet2DModel(
-        sample_size=resolution,
-        in_channels=channels,
-        out_channels=channels * (2 if settings.learned_variance else 1),
-        block_out_channels=tuple(settings.block_out_channels),
-        layers_per_block=settings.layers_per_block,
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attended),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended)),
-        attention_head_dim=settings.head_channels,
-        norm_num_groups=settings.norm_groups,
-        norm_eps=1e-5,
-        dropout=settings.dropout,
-        # Scale and shift from the time embedding, as in ADM (Dhariwal and Nichol 2021).
-        resnet_time_scale_shift="scale_shift",
-    )
-
-
-def resize_unet(unet: UNet2DModel, resolution: int) -> None:
-    """Let a network work at another resolution: its weights, all convolutions, fit any.
-
-    Self-attention stays at its levels, so that it sees more positions at a higher resolution.
-
-    Raises:
-        ValueError: the resolution cannot be halved as often as the network does.
-    """
-    _check_resolution(resolution, len(unet.config.block_out_channels))
-    unet.register_to_config(sample_size=resolution)
 
 
 def _check_resolution(resolution: int, levels: int) -> None:

@@ -1,0 +1,1 @@
+"""Foreign files -> ours: strict, one door each."""

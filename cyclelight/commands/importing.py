@@ -1,0 +1,153 @@
+"""`lightning import` and `lightning export`: the field's checkpoints <-> domain folders."""
+
+from argparse import ArgumentError
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from tabulate import tabulate
+
+from cyclelight.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
+from cyclelight.commands.errors import UsageError
+from cyclelight.commands.parsing import explain
+from cyclelight.denoiser import NetworkDenoiser, PredictionType
+from cyclelight.domain_folder import load_domain, save_domain
+from cyclelight.networks import Network
+from cyclelight.networks.adm import ADMUNet
+from cyclelight.schedule import NoiseSchedule
+
+ADM_FILES = (".pt", ".pth", ".safetensors")
+
+
+def _import_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lightning import",
+        usage="lightning import FILE_OR_FOLDER --to DIR [--OPTION VALUE]",
+        description="Make a domain folder of a checkpoint: guided-diffusion's (ADM) .pt or "
+        ".safetensors, a diffusers folder, or a .ckpt of `fit`. Files that would run code when "
+        "read are refused.",
+        epilog="The other flags of guided-diffusion are read from the tensors, and printed.",
+        exit_on_error=False,
+    )
+    parser.add_argument("source", metavar="FILE_OR_FOLDER", help="What to import.")
+    parser.add_argument("--to", type=str, required=True, metavar="DIR", help="Folder to make.")
+    parser.add_argument("--name", type=str | None, help="The domain's name; else that of DIR.")
+    parser.add_argument(
+        "--data_licence", type=str | None, help="Licence of the training images, for domain.json."
+    )
+    parser.add_class_arguments(ADMFlags, "flags")
+    return parser
+
+
+def import_(args: list[str]) -> int:
+    """`lightning import`; the exit code."""
+    try:
+        options = _import_parser().parse_args(args)
+        to, flags = Path(options.to), ADMFlags(**options.flags.as_dict())
+        if to.exists():
+            raise ValueError(f"--to: {to} exists already; name a new folder")
+        if Path(options.source).is_dir() and not any(Path(options.source).iterdir()):
+            raise ValueError(f"{options.source} is an empty folder")
+        network, schedule, prediction_type, card = _read(options.source, flags)
+    except ArgumentError as error:
+        raise UsageError(explain(str(error))) from error
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    card["name"] = options.name or to.resolve().name
+    if options.data_licence:
+        card["data_licence"] = options.data_licence
+    save_domain(to, network, schedule, prediction_type=prediction_type, card=card)
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    print(f"Wrote {to}: {millions:.1f} M parameters, {card['resolution']} pixels.")
+    return 0
+
+
+def _read(
+    source: str, flags: ADMFlags
+) -> tuple[Network, NoiseSchedule, PredictionType, dict[str, Any]]:
+    """(network, schedule, prediction type, card) of whatever `source` is."""
+    path = Path(source)
+    if path.suffix in ADM_FILES:
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        schedule = flags.schedule
+        network: Network = load_adm(path, flags)
+        told = {name: value for name, value in asdict(flags).items() if value is not None}
+        print(_table(flags_of(network), told))
+        card: dict[str, Any] = {"data_licence": "not stated", "flags": told}
+        prediction_type: PredictionType = "epsilon"
+    else:
+        if flags != ADMFlags():
+            raise ValueError(
+                f"--flags are for guided-diffusion's files ({', '.join(ADM_FILES)}), "
+                f"which {source} is not"
+            )
+        domain = load_domain(source)
+        denoiser = domain.denoiser
+        assert isinstance(denoiser, NetworkDenoiser)
+        network, schedule = denoiser.network, domain.schedule
+        prediction_type, card = denoiser.prediction_type, dict(domain.card)
+    config = network.config
+    card |= {"resolution": config.sample_size, "channels": config.in_channels}
+    return network, schedule, prediction_type, {**card, "imported_from": path.name}
+
+
+def _table(flags: dict[str, str], told: dict[str, Any]) -> str:
+    """The flags of the network that was read, and how each is known."""
+    assumed = {"image_size", "num_heads", "num_head_channels", "num_heads_upsample", "dropout"}
+    rows = []
+    for name, value in {**flags, **{n: str(v) for n, v in told.items()}}.items():
+        known = "assumed" if name in assumed else "read from the tensors"
+        if name in told:
+            default = told[name] == getattr(ADMFlags(), name)
+            known = "guided-diffusion's default" if default else "given"
+        rows.append((name, value, known))
+    return tabulate(rows, headers=("flag", "value", ""), disable_numparse=True)
+
+
+def _export_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lightning export",
+        usage="lightning export DIR --to FILE.pt",
+        description="Write the ADM network of a domain folder as guided-diffusion's programs read "
+        "it, and print the flags that they need.",
+        exit_on_error=False,
+    )
+    parser.add_argument("domain", metavar="DIR", help="The domain folder, or a .ckpt of `fit`.")
+    parser.add_argument("--to", type=str, required=True, metavar="FILE.pt", help="File to write.")
+    return parser
+
+
+def export(args: list[str]) -> int:
+    """`lightning export`; the exit code."""
+    try:
+        options = _export_parser().parse_args(args)
+        to = Path(options.to)
+        if to.suffix != ".pt":
+            raise ValueError(f"--to: the file must end in .pt, got {to}")
+        if to.exists():
+            raise ValueError(f"--to: {to} exists already; name a new file")
+        if not to.absolute().parent.is_dir():
+            raise ValueError(f"--to: there is no folder {to.parent}")
+        denoiser = load_domain(options.domain, device="meta").denoiser
+        assert isinstance(denoiser, NetworkDenoiser)
+        if not isinstance(denoiser.network, ADMUNet):
+            raise ValueError(
+                f"{options.domain} holds a {type(denoiser.network).__name__}; only an ADMUNet can "
+                "be written as guided-diffusion's, and diffusers reads the folder as it is"
+            )
+        denoiser = load_domain(options.domain).denoiser
+        assert isinstance(denoiser, NetworkDenoiser)
+        network = denoiser.network
+        assert isinstance(network, ADMUNet)
+    except ArgumentError as error:
+        raise UsageError(explain(str(error))) from error
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    save_adm(network, to)
+    flags = " ".join(f"--{name} {value}" for name, value in flags_of(network).items())
+    schedule = denoiser.schedule
+    print(f"Wrote {to}. Its flags:\n{flags}")
+    print(f"Schedule: {schedule.kind}, {schedule.timesteps} steps; {denoiser.prediction_type}.")
+    return 0
