@@ -40,6 +40,12 @@ def eps_from_v(x_t: Tensor, v: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
     return alpha_bar_t**0.5 * v + (1 - alpha_bar_t) ** 0.5 * x_t
 
 
+def learned_log_variance(v: Tensor, log_beta: AlphaBar, log_beta_tilde: AlphaBar) -> Tensor:
+    """(v+1)/2 log beta + (1-v)/2 log beta_tilde (Nichol and Dhariwal 2021, Eq. 15)."""
+    share = (v + 1) / 2
+    return share * log_beta + (1 - share) * log_beta_tilde
+
+
 @dataclass(frozen=True)
 class Step:
     """One step between two noise levels, of the DDIM family (Song et al. 2021, Eq. 12).
@@ -73,16 +79,14 @@ class Step:
     def learned_sigma(self, v: Tensor) -> Tensor | float:
         """Standard deviation from a learned range v in [-1, 1] (Nichol and Dhariwal 2021, Eq. 15).
 
-        log sigma^2 = (v+1)/2 log beta + (1-v)/2 log beta_tilde, where beta = 1 - abar_t / abar_s
-        and beta_tilde = beta (1 - abar_s) / (1 - abar_t). The last step, to the clean image, has
-        none: beta_tilde is 0 there.
+        beta = 1 - abar_t / abar_s, beta_tilde = beta (1 - abar_s) / (1 - abar_t). The last step, to
+        the clean image, has none: beta_tilde is 0 there.
         """
         if self.alpha_bar_s == 1:
             return 0.0
         beta = 1 - self.alpha_bar_t / self.alpha_bar_s
         beta_tilde = beta * (1 - self.alpha_bar_s) / (1 - self.alpha_bar_t)
-        share = (v + 1) / 2
-        return torch.exp(0.5 * (share * log(beta) + (1 - share) * log(beta_tilde)))
+        return torch.exp(0.5 * learned_log_variance(v, log(beta), log(beta_tilde)))
 
     def mean(self, x_t: Tensor, eps: Tensor) -> Tensor:
         """mu = sqrt(abar_s) x_0_hat + sqrt(1 - abar_s - sigma^2) eps (Song et al. 2021, Eq. 12)."""

@@ -1,6 +1,7 @@
 """DomainModule: loss, learning rate, averaged weights, resume and what a fit leaves behind."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from torch.utils.data import DataLoader
 import cyclelight
 from cyclelight.callbacks.ema import EMA
 from cyclelight.denoiser import eps_from_output
-from cyclelight.loss import loss_weight
+from cyclelight.loss import loss_weight, variance_loss
 from cyclelight.modules.domain import DomainModule
+from cyclelight.networks.adm import ADMSettings
 from cyclelight.networks.unet import UNetSettings
+from cyclelight.schedule import NoiseSchedule
+from cyclelight.steps import Step, add_noise
 from datamodules import DomainImages
 
 CATS = str(Path(__file__).parents[1] / "docs" / "demo" / "cats")
@@ -62,6 +66,51 @@ def test_weights_are_those_of_the_papers() -> None:
     assert_close(loss_weight(alpha_bar, "p2"), 1 - alpha_bar)  # 1 / (1 + SNR)
     assert_close(loss_weight(alpha_bar, "min_snr")[:3].double()[:2], torch.ones(2).double())
     assert_close(loss_weight(alpha_bar, "min_snr")[3].item(), 5 / 99)
+
+
+def test_loss_of_a_learned_variance() -> None:
+    """Against torch's own distributions, about means and sigmas of single steps."""
+    schedule, generator = NoiseSchedule.linear(timesteps=20), torch.Generator().manual_seed(0)
+    x_0, noise, wrong, v = torch.randn(
+        4, 3, 2, 4, 4, generator=generator, dtype=torch.float64
+    ).clamp(-1, 1)
+    timesteps = torch.tensor([0, 7, 19])
+    alpha_bar = schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    x_0 = ((x_0 + 1) * 127.5).round() / 127.5 - 1
+    x_t, eps = add_noise(x_0, noise, alpha_bar), noise + 0.1 * wrong
+    eps.requires_grad_(True), v.requires_grad_(True)
+    bits = variance_loss(schedule, timesteps, x_0, x_t, eps, v)
+    for row, t in enumerate(timesteps.tolist()):
+        step = Step.between(schedule, t, t - 1, 1.0)
+        mean = step.mean(x_t[row], eps[row])
+        if t > 0:
+            q = torch.distributions.Normal(step.mean(x_t[row], noise[row]), step.sigma)
+            p = torch.distributions.Normal(mean, step.learned_sigma(v[row]))
+            wanted = torch.distributions.kl_divergence(q, p)
+        else:
+            # The lower end of the range is taken from the next step, where it is not 0.
+            a, b = schedule.betas[0].log(), 2 * math.log(Step.between(schedule, 1, 0, 1.0).sigma)
+            sigma = ((v[row] + 1) / 2 * a / 2 + (1 - v[row]) / 2 * b / 2).exp()
+            p = torch.distributions.Normal(mean, sigma)
+            above, below = p.cdf(x_0[row] + 1 / 255), p.cdf(x_0[row] - 1 / 255)
+            above = torch.where(x_0[row] == 1, 1.0, above)
+            wanted = -(above - torch.where(x_0[row] == -1, 0.0, below)).clamp(min=1e-12).log()
+        assert_close(bits[row], wanted.mean() / math.log(2))
+    bits.sum().backward()
+    assert eps.grad is None and v.grad is not None and bool((v.grad != 0).all())
+
+
+def test_fit_trains_the_learned_variance() -> None:
+    """The loss of a network with one is the loss without, and 1 bit for 1 bit the variance's."""
+    adm = module(network=ADMSettings(32, (1,), 0, (), num_head_channels=8))
+    x_0, noise = torch.rand(2, 2, 3, 16, 16) * 2 - 1
+    t = torch.tensor([10, 900])
+    x_t = add_noise(x_0, noise, adm.denoiser.schedule.alphas_cumprod[t].view(-1, 1, 1, 1).float())
+    # A new network's outputs are 0: no noise, and the middle of the range.
+    zero = torch.zeros_like(x_0)
+    bits = variance_loss(adm.denoiser.schedule, t, x_0, x_t, zero, zero)
+    weight = loss_weight(adm.denoiser.schedule.alphas_cumprod[t], "p2").float()
+    assert_close(adm.loss(x_0, t, noise), weight * noise.square().mean(dim=(1, 2, 3)) + bits)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import SampleGrid
-from cyclelight.denoiser import NetworkDenoiser, PredictionType, eps_from_output
+from cyclelight.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domain import Domain
 from cyclelight.domain_folder import (
     CHECKPOINT_ENTRY,
@@ -26,12 +26,11 @@ from cyclelight.domain_folder import (
     network_config,
     save_domain,
 )
-from cyclelight.loss import Weighting, loss_weight
+from cyclelight.loss import Weighting, denoising_loss
 from cyclelight.networks import NetworkSettings, resize
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.noise import keyed_generator
 from cyclelight.schedule import NoiseSchedule
-from cyclelight.steps import add_noise
 
 log = logging.getLogger(__name__)
 
@@ -181,21 +180,8 @@ class DomainModule(LightningModule):
         }
 
     def loss(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """The weighted squared error of the predicted noise, mean over pixels: (B,).
-
-        Args:
-            x_0: clean images (B, C, H, W) in [-1, 1].
-            timesteps: (B,) integers in 0 .. T - 1.
-            noise: N(0, I), same shape as x_0.
-        """
-        table = self.denoiser.schedule.alphas_cumprod.to(x_0.device)
-        alpha_bar_t = table[timesteps].view(-1, 1, 1, 1)
-        weight = loss_weight(alpha_bar_t, self.weighting).flatten().to(x_0.dtype)
-        alpha_bar_t = alpha_bar_t.to(x_0.dtype)
-        x_t = add_noise(x_0, noise, alpha_bar_t)
-        out, _ = self.denoiser.output(x_t, timesteps)
-        eps = eps_from_output(out, x_t, alpha_bar_t, self.denoiser.prediction_type)
-        return weight * (eps - noise).square().mean(dim=(1, 2, 3))
+        """`denoising_loss` with the weighting of this module: (B,)."""
+        return denoising_loss(self.denoiser, x_0, timesteps, noise, weighting=self.weighting)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step; what is random in it depends on (seed, global step, rank) alone."""
