@@ -15,6 +15,7 @@ COMMANDS = {
     "test": ("cyclelight.commands.stages:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
+    "inspect": ("cyclelight.commands.inspect:inspect", "show domains and which can be paired"),
 }
 
 USAGE = f"""\
