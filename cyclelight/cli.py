@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
     "inspect": ("cyclelight.commands.inspect:inspect", "show domains and which can be paired"),
+    "push": ("cyclelight.commands.push:push", "publish a domain on the Hugging Face Hub"),
 }
 
 USAGE = f"""\

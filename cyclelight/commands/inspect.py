@@ -29,6 +29,7 @@ class Inspected:
     """A folder that was looked at: the domain without weights, or the reason why it is none."""
 
     path: Path
+    size: int = 0
     domain: Any = None  # A Domain, whose import takes seconds.
     reason: str = ""
 
@@ -45,8 +46,8 @@ def _parser() -> ArgumentParser:
         "folders",
         nargs="*",
         metavar="DIR",
-        help="A domain folder, a checkpoint (.ckpt) of `fit`, or a folder with domains in it, at "
-        "any depth, such as checkpoints/ or runs/.",
+        help="A domain folder, a checkpoint (.ckpt) of `fit`, owner/name on the Hugging Face Hub, "
+        "or a folder with domains in it, at any depth, such as checkpoints/ or runs/.",
     )
     return parser
 
@@ -78,10 +79,12 @@ def find_domains(folder: Path) -> list[Path]:
 
 def look(path: Path) -> Inspected:
     """Read all but the weights."""
-    from cyclelight.domain_folder import load_domain  # Seconds, which `--help` does not need.
+    # Seconds, which `--help` does not need.
+    from cyclelight.domain_folder import check_domain_path, load_domain
 
     try:
-        return Inspected(path, load_domain(path, device="meta"))
+        domain = load_domain(path, device="meta")
+        return Inspected(path, _size(check_domain_path(path)), domain)
     except (ValueError, OSError) as error:
         # The path stands before the reason already.
         return Inspected(
@@ -158,7 +161,7 @@ def describe(one: Inspected) -> tuple[str, ...]:
     told = (data.get("root"), f"{count:,} images" if isinstance(count, int) else None)
     return (
         f"{domain.name}\n{one.path}",
-        _scaled(_size(one.path), ("B", "KB", "MB", "GB")),
+        _scaled(one.size, ("B", "KB", "MB", "GB")),
         _scaled(sum(p.numel() for p in domain.denoiser.parameters()), ("", "K", "M", "B")),
         kind,
         side if domain.channels == 3 else f"{side} x {domain.channels}",
