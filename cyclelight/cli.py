@@ -17,6 +17,8 @@ COMMANDS = {
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
     "import": ("cyclelight.commands.importing:import_", "make a domain of a foreign checkpoint"),
     "export": ("cyclelight.commands.importing:export", "write a domain for guided-diffusion"),
+    "inspect": ("cyclelight.commands.inspect:inspect", "show domains and which can be paired"),
+    "push": ("cyclelight.commands.push:push", "publish a domain on the Hugging Face Hub"),
 }
 
 USAGE = f"""\

@@ -22,6 +22,7 @@ from torch import nn
 
 from cyclelight.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domain import Domain
+from cyclelight.hub import display_name, resolve
 from cyclelight.networks import NETWORKS, Network, learns_variance
 from cyclelight.schedule import NoiseSchedule
 
@@ -30,14 +31,18 @@ CHECKPOINT_ENTRY = "cyclelight_domain"
 
 
 def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
-    """Raises FileNotFoundError or ValueError, naming `argument`, unless `path` may hold a domain.
+    """The folder or file, downloaded first if it is a name on the Hugging Face Hub.
 
     Looks at names only; nothing is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no domain; the message begins with `argument`.
     """
-    path = Path(path)
+    path = resolve(path, argument)
     if not path.exists():
         raise FileNotFoundError(
-            f"{argument}: {path} does not exist; give a domain folder or a .ckpt file"
+            f"{argument}: {path} does not exist; give a domain folder, a .ckpt file, or the "
+            "owner/name of a model on the Hugging Face Hub"
         )
     if path.is_file():
         if path.suffix != ".ckpt":
@@ -61,7 +66,8 @@ def load_domain(
     """A domain from a DDPMPipeline folder (anyone's) or from a Lightning checkpoint of `fit`.
 
     Args:
-        path: the folder or `.ckpt` file. Of a checkpoint, the averaged (EMA) weights are taken.
+        path: the folder or `.ckpt` file, or `owner/name` or `owner/name@revision` on the Hugging
+            Face Hub. Of a checkpoint, the averaged (EMA) weights are taken.
         variance: `learned` uses a network's learned range of the variance; `fixed` ignores it.
         clip_x_0: clamp predicted clean images to [-1, 1].
         dtype: dtype of the network; images keep theirs.
@@ -75,7 +81,7 @@ def load_domain(
         FileNotFoundError: nothing is there.
         ValueError: it is not a domain; the message says which part is wrong.
     """
-    path = check_domain_path(path)
+    given, path = path, check_domain_path(path)
     on_disk = _open_checkpoint(path) if path.is_file() else _open_folder(path)
     config, scheduler_config, card, load_network = on_disk
     prediction_type = scheduler_config.get("prediction_type", "epsilon")
@@ -101,7 +107,7 @@ def load_domain(
         variance=variance,
         clip_x_0=clip_x_0,
     )
-    name = str(card.get("name", path.stem if path.is_file() else path.resolve().name))
+    name = str(card.get("name", path.stem if path.is_file() else display_name(given)))
     return Domain(denoiser, schedule, resolution, channels, name, card)
 
 

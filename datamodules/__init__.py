@@ -1,6 +1,7 @@
-"""Where images come from: one datamodule for a domain's own images, one for those to translate."""
+"""Where images come from: datamodules for a domain's own images, one for those to translate."""
 
+from datamodules.afhq import AFHQ
 from datamodules.domain_images import DomainImages
 from datamodules.translation_images import TranslationImages
 
-__all__ = ["DomainImages", "TranslationImages"]
+__all__ = ["AFHQ", "DomainImages", "TranslationImages"]

@@ -77,31 +77,44 @@ class DomainImages(LightningDataModule):
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
         if val and not train:
             raise ValueError(f"val {val!r} needs train, the sub-folder of the training images")
-        self.root = Path(root)
+        self.root, self.train, self.val = Path(root), train, val
+        self.val_fraction = val_fraction
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.fit_mode: FitMode = fit_mode
+        self.on_error: OnError = on_error
+        self.train_files: Files = []
+        self.val_files: Files = []
+        self.train_images: SquareImages | None = None
+        self.val_images: SquareImages | None = None
+        self.find()
+
+    def find(self) -> None:
+        """List the images, as the constructor does.
+
+        Raises:
+            FileNotFoundError: a folder is missing.
+            ValueError: a folder has too few images.
+        """
         folders = {"root": self.root}
-        folders |= {name: self.root / sub for name, sub in (("train", train), ("val", val)) if sub}
+        subs = (("train", self.train), ("val", self.val))
+        folders |= {name: self.root / sub for name, sub in subs if sub}
         for name, folder in folders.items():
             if not folder.is_dir():
                 raise FileNotFoundError(f"{name}: no such folder {folder}")
-        train_name = "train" if train else "root"
+        train_name = "train" if self.train else "root"
         self.train_files = list_images(folders[train_name])
         if len(self.train_files) < 2:
             raise ValueError(
                 f"{train_name}: at least 2 images are needed, "
                 f"got {len(self.train_files)} in {folders[train_name]}"
             )
-        if not val:
-            self.train_files, self.val_files = split_by_key(self.train_files, val_fraction)
+        if not self.val:
+            self.train_files, self.val_files = split_by_key(self.train_files, self.val_fraction)
             if not self.train_files:
-                raise ValueError(f"val_fraction {val_fraction} leaves no training images")
+                raise ValueError(f"val_fraction {self.val_fraction} leaves no training images")
         else:
             self.val_files = list_images(folders["val"])
             _check_val(folders["train"], folders["val"], self.val_files)
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.fit_mode: FitMode = fit_mode
-        self.on_error: OnError = on_error
-        self.train_images: SquareImages | None = None
-        self.val_images: SquareImages | None = None
 
     def setup(self, stage: str) -> None:
         """Decode what `stage` needs at the resolution of the trainer's module."""

@@ -345,3 +345,18 @@ def test_another_resolution() -> None:
     again.load_state_dict(network.state_dict())
     with pytest.raises(ValueError, match="resolution must be a multiple of 2"):
         resize(network, 33)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (ADMSettings(32, (1, 3), 0, (), num_head_channels=64), r"not divide the channels \[32\]"),
+        (ADMSettings(32, (1, 3), 1, (), num_head_channels=64), r"not divide the channels \[96\]"),
+        (ADMSettings(24, (1,), 1, ()), r"multiples of 32, got \[24\]"),
+        (ADMSettings(32, (1,), 1, (8,)), r"must be among \[16\], got \[8\]"),
+        (ADMSettings(32, (1,), -1, ()), "num_res_blocks must be at least 0, got -1"),
+    ],
+)
+def test_settings_that_contradict(settings: ADMSettings, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        settings.build(resolution=16, channels=3)

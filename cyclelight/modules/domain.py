@@ -52,10 +52,10 @@ class DomainModule(LightningModule):
         schedule: the noise schedule; domains translate into each other only if they share it.
         prediction_type: what the network outputs; the loss is on the noise that it implies.
         weighting: weight of the loss over noise levels: uniform, p2 or min_snr.
-        init_from: start from another domain's network: a domain folder or a checkpoint. Its
-            architecture, schedule and prediction type are taken over too, in place of `network`,
-            `schedule` and `prediction_type`. Its resolution may differ: what was learned at 32
-            pixels is a good start for 48 or 64.
+        init_from: start from another domain's network: a domain folder, a checkpoint, or
+            `owner/name` on the Hugging Face Hub. Its architecture, schedule and prediction type
+            are taken over too, in place of `network`, `schedule` and `prediction_type`. Its
+            resolution may differ: 32 pixels first is a good start for 48 or 64.
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         warmup_steps: optimizer steps over which the learning rate rises from 0.

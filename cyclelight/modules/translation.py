@@ -16,7 +16,8 @@ class TranslationModule(LightningModule):
     """Pairs two domains and translates images from the first into the second.
 
     Args:
-        source: domain that the images belong to: a domain folder, or a checkpoint of `fit`.
+        source: domain that the images belong to: a domain folder, a checkpoint of `fit`, or
+            `owner/name` or `owner/name@revision` on the Hugging Face Hub.
         target: domain to translate into; its schedule, resolution and channels are the source's.
         method: how to translate: CycleDiffusion.
         steps: timesteps of the whole grid, 1 to the schedule's length (1000).

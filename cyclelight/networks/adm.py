@@ -183,12 +183,14 @@ def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
     if config.num_res_blocks < 0:
         raise ValueError(f"num_res_blocks must be at least 0, got {config.num_res_blocks}")
     attended = {w for w, s in zip(widths, sizes, strict=True) if s in config.attention_resolutions}
+    # The middle is as wide as the way down ends, which without blocks of its own stays narrow.
+    attended.add(widths[-1] if config.num_res_blocks else widths[0])
     for name in ("num_head_channels", "num_heads", "num_heads_upsample"):
         value = getattr(config, name)
         if name == "num_head_channels" or config.num_head_channels == -1:
             if value < 1 and (value != -1 or name == "num_heads"):
                 raise ValueError(f"{name} must be at least 1, got {value}")
-            indivisible = sorted(w for w in {*attended, widths[-1]} if value > 0 and w % value)
+            indivisible = sorted(w for w in attended if value > 0 and w % value)
             if indivisible:
                 raise ValueError(f"{name} {value} does not divide the channels {indivisible}")
 

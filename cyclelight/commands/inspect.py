@@ -1,0 +1,201 @@
+"""`cyclelight inspect`: what domain folders hold, and which translate into each other."""
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from tabulate import tabulate
+
+from cyclelight.commands.errors import UsageError, one_line
+from cyclelight.commands.parsing import explain
+
+HEAD = ("", "domain", "disk", "weights", "schedule", "pixels", "data", "licence")
+WIDTHS = (None, None, None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
+RIGHT = ("disk", "weights", "pixels")
+
+DESCRIPTION = "Show what domain folders hold, and which translate into each other."
+EPILOG = """\
+Domains of one group, a letter in the first column, translate into each other. The exit code is 1 if
+any of what was given is no domain. No weights are loaded."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A folder that was looked at: the domain without weights, or the reason why it is none."""
+
+    path: Path
+    size: int = 0
+    domain: Any = None  # A Domain, whose import takes seconds.
+    reason: str = ""
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lightning inspect",
+        usage="lightning inspect DIR [DIR ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="DIR",
+        help="A domain folder, a checkpoint (.ckpt) of `fit`, owner/name on the Hugging Face Hub, "
+        "or a folder with domains in it, at any depth, such as checkpoints/ or runs/.",
+    )
+    return parser
+
+
+def inspect(args: list[str]) -> int:
+    """`lightning inspect`; the exit code."""
+    try:
+        folders = _parser().parse_args(args).folders
+    except ArgumentError as error:
+        raise UsageError(explain(str(error))) from error
+    if not folders:
+        raise UsageError("a DIR is missing: a domain folder, or a folder with domains in it")
+    # Each path once, however it was given.
+    paths = {path.resolve(): path for folder in folders for path in find_domains(Path(folder))}
+    looked = [look(path) for path in paths.values()]
+    groups = group([one for one in looked if one.domain is not None])
+    print("\n\n".join(filter(None, (table(looked, groups), pairs(groups)))))
+    return int(any(one.reason for one in looked))
+
+
+def find_domains(folder: Path) -> list[Path]:
+    """The domain folders below `folder`, if there are any; else `folder` itself, domain or not."""
+    if (folder / "model_index.json").is_file():
+        return [folder]
+    found = sorted(index.parent for index in folder.rglob("model_index.json"))
+    visible = (path for path in found if not path.name.startswith("."))
+    return list(visible) or [folder]
+
+
+def look(path: Path) -> Inspected:
+    """Read all but the weights."""
+    # Seconds, which `--help` does not need.
+    from cyclelight.domain_folder import check_domain_path, load_domain
+
+    try:
+        domain = load_domain(path, device="meta")
+        return Inspected(path, _size(check_domain_path(path)), domain)
+    except (ValueError, OSError) as error:
+        # The path stands before the reason already.
+        return Inspected(
+            path, reason=one_line(error).removeprefix("domain: ").removeprefix(f"{path} ")
+        )
+
+
+def group(looked: Sequence[Inspected]) -> list[list[Inspected]]:
+    """Domains that translate into each other; in the order in which they were given."""
+    groups: list[list[Inspected]] = []
+    for one in looked:
+        for members in groups:
+            if not difference(members[0], one):
+                members.append(one)
+                break
+        else:
+            groups.append([one])
+    return groups
+
+
+def difference(a: Inspected, b: Inspected) -> str:
+    """Why the two cannot be paired; empty if they can."""
+    from cyclelight.domain import check_pair
+
+    try:
+        check_pair(a.domain, b.domain)
+    except ValueError as error:
+        text = one_line(error)
+        return text.partition("cannot be paired: ")[2] or text
+    return ""
+
+
+def letter(number: int) -> str:
+    """A, B, ... Z, AA, AB, ..."""
+    ahead, last = divmod(number, len(ascii_uppercase))
+    return (letter(ahead - 1) if ahead else "") + ascii_uppercase[last]
+
+
+def table(looked: Sequence[Inspected], groups: Sequence[Sequence[Inspected]]) -> str:
+    """A row of each domain, by groups, and below them a line of each folder that is none."""
+    rows = [
+        (letter(number), *describe(one)) for number, members in enumerate(groups) for one in members
+    ]
+    lines = []
+    if rows:
+        # The head as a row, since tabulate pads a head more than what stands below it.
+        text = tabulate(
+            [HEAD, *rows],
+            tablefmt="plain",
+            disable_numparse=True,
+            maxcolwidths=WIDTHS,
+            break_long_words=False,
+            colalign=["right" if name in RIGHT else "left" for name in HEAD],
+        )
+        head, *lines = [line.rstrip() for line in text.splitlines()]
+        lines = [head, "-" * max(map(len, [head, *lines])), *lines]
+    bad = [one for one in looked if one.reason]
+    width = max((len(str(one.path)) for one in bad), default=0)
+    lines += [f"-  {one.path!s:<{width}}  {one.reason}" for one in bad]
+    return "\n".join(lines)
+
+
+def describe(one: Inspected) -> tuple[str, ...]:
+    """The cells of a domain's row, two lines high, in the order of HEAD."""
+    domain = one.domain
+    card, schedule = domain.card, domain.schedule
+    betas = f"\n{schedule.beta_start:g}..{schedule.beta_end:g}"
+    kind = schedule.kind.replace("_", " ") + betas * schedule.kind.endswith("linear")
+    kind += f"\nT = {schedule.timesteps}" * (schedule.timesteps != 1000)
+    side = f"{domain.resolution}"
+    data = card.get("data")  # Anyone's card may say anything.
+    data = data if isinstance(data, dict) else {}
+    count = data.get("train_images")
+    told = (data.get("root"), f"{count:,} images" if isinstance(count, int) else None)
+    return (
+        f"{domain.name}\n{one.path}",
+        _scaled(one.size, ("B", "KB", "MB", "GB")),
+        _scaled(sum(p.numel() for p in domain.denoiser.parameters()), ("", "K", "M", "B")),
+        kind,
+        side if domain.channels == 3 else f"{side} x {domain.channels}",
+        "\n".join(str(one) for one in told if one) or "not stated",
+        str(card.get("data_licence") or "not stated"),
+    )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    """Three digits and a unit: 4.61 M."""
+    power = 0
+    while number >= 999.5 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    digits = 0 if number >= 99.95 or power == 0 else 1
+    return f"{number:.{digits}f} {units[power]}".rstrip()
+
+
+def pairs(groups: Sequence[Sequence[Inspected]]) -> str:
+    """Which groups translate within themselves, and what keeps each two of them apart."""
+    if sum(map(len, groups)) < 2:
+        return ""
+    lines = []
+    for number, members in enumerate(groups):
+        if len(members) > 1:
+            who = f"the {len(members)} domains of {letter(number)}" if len(members) > 2 else ""
+            who = who or f"both domains of {letter(number)}"
+            lines.append(f"{who[0].upper()}{who[1:]} translate into each other.")
+    for (a, first), (b, second) in combinations(enumerate(groups), 2):
+        reason = difference(first[0], second[0])
+        lines.append(f"{letter(a)} and {letter(b)} do not: {reason}.")
+    return "\n".join(lines)
