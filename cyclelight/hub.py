@@ -52,7 +52,7 @@ def resolve(path: str | Path, argument: str = "domain") -> Path:
     try:
         return _download(*named)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{argument}: {path} is not a folder here, and {error}") from error
+        raise FileNotFoundError(f"{argument}: {path} is not a folder here; {error}") from error
 
 
 @cache
@@ -67,27 +67,27 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def explain(error: Exception, name: str, revision: str | None = None) -> str:
-    """What an error of the Hub's client means, in one line."""
+    """What an error of the Hub's client means for the model `name`, called "it", in one line."""
     from huggingface_hub import constants, errors
 
     match error:
         case errors.GatedRepoError():
-            return f"{name} is gated: ask for access at {constants.ENDPOINT}/{name}"
+            return f"it is gated: ask for access at {constants.ENDPOINT}/{name}"
         case errors.RevisionNotFoundError():
-            return f"{name} has no revision {revision or 'main'!r}"
+            return f"it has no revision {revision or 'main'!r} at {constants.ENDPOINT}"
         # The Hub does not tell a stranger whether a private model exists.
         case errors.HfHubHTTPError() if status(error) == 401:
-            return f"{name} is private, or not at {constants.ENDPOINT}; {LOGIN}"
+            return f"it is private, or not at {constants.ENDPOINT}; {LOGIN}"
         case errors.HfHubHTTPError() if status(error) == 403:
-            return f"{constants.ENDPOINT} refuses {name}: the token has no right to it; {LOGIN}"
+            return f"{constants.ENDPOINT} refuses it: the token has no right to it; {LOGIN}"
         case errors.RepositoryNotFoundError():
-            return f"there is no model {name} at {constants.ENDPOINT}"
+            return f"there is no such model at {constants.ENDPOINT}"
         case errors.LocalEntryNotFoundError() if constants.is_offline_mode():
-            return f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to download it"
+            return "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
         case errors.LocalEntryNotFoundError():
             reason = _reason(error.__cause__ or error)
-            return f"{name} is not in the cache, and {constants.ENDPOINT} gives no answer: {reason}"
-    return f"{name}: {_reason(error)}"
+            return f"it is not in the cache, and {constants.ENDPOINT} gives no answer: {reason}"
+    return f"the Hub's client says: {_reason(error)}"
 
 
 def status(error: Exception) -> int | None:

@@ -33,7 +33,6 @@ def download(url: str, file: Path) -> None:
             ended early.
     """
     part = file.with_name(f"{file.name}.part")
-    file.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.is_file() else 0
     try:
         answer = _open(url, have)
@@ -79,6 +78,7 @@ def _receive(answer: Any, part: Path, have: int, label: str) -> int:
     resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
     if answer.status != 206 or not resumes:
         have = 0
+    part.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(
         desc=label,
         initial=have,

@@ -159,11 +159,12 @@ def test_offline_says_what_to_put_where(tmp_path: Path, server: Server) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(OSError, match="refused") as caught:
-        AFHQ(str(tmp_path)).prepare_data()
+        AFHQ(str(tmp_path / "data")).prepare_data()
+    assert names(tmp_path) == set()
     text = str(caught.value)
     assert "\n" not in text and "urlopen" not in text
-    assert f"put afhq_v2.zip, from {afhq.HOME}, at {tmp_path}/afhq_v2.zip" in text
-    assert f"train/ and test/ into {tmp_path}/afhq_v2" in text
+    assert f"put afhq_v2.zip, from {afhq.HOME}, at {tmp_path}/data/afhq_v2.zip" in text
+    assert f"train/ and test/ into {tmp_path}/data/afhq_v2" in text
 
 
 def test_a_web_page_is_no_archive(server: Server, tmp_path: Path) -> None:

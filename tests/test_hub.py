@@ -195,12 +195,12 @@ def test_errors_are_one_line(
         with pytest.raises(FileNotFoundError, match=match) as caught:
             cyclelight.load_domain(name)
         assert "\n" not in str(caught.value)
-        assert str(caught.value).startswith(f"domain: {name} is not a folder here, and jane/")
+        assert str(caught.value).startswith(f"domain: {name} is not a folder here; it ")
 
     publish(server, folder, "jane/cat8")
     server.private.add("jane/secret")
     refused("jane/secret", "is private, or not at http.*hf auth login")
-    with pytest.raises(FileNotFoundError, match="there is no model jane/dgo at http"):
+    with pytest.raises(FileNotFoundError, match=r"jane/dgo .* here; there is no such"):
         cyclelight.load_domain("jane/dgo")
     refused("jane/cat8@v9", "has no revision 'v9'")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -223,7 +223,7 @@ def test_out_of_reach(
     options = ["--model.target", "jane/dog8", "--data.source", "x.png", "--output", "out"]
     assert main(["predict", "--model.source", "jane/cat8", *options]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: --model.source: jane/cat8 is not a folder here, and jane/cat8 ")
+    assert err.startswith("error: --model.source: jane/cat8 is not a folder here; it is not ")
     assert "gives no answer" in err and err.count("\n") == 1
     assert not Path("out").exists()
 
@@ -251,7 +251,7 @@ def test_inspect_takes_names(
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[:2] == ["A", "cat"] and " 0 B" not in lines[2]
     assert lines[3].split()[0] == "jane/cat8"
-    assert lines[4].startswith("-  jane/dgo  is not a folder here, and there is no model jane/dgo")
+    assert lines[4].startswith("-  jane/dgo  is not a folder here; there is no such model at")
 
 
 def test_push_and_load(
@@ -263,7 +263,7 @@ def test_push_and_load(
     push = ["push", str(folder), "jane/cat8", "--private", "--revision", "v1"]
     assert main(push) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: not published: http://127.0.0.1:")
+    assert err.startswith("error: jane/cat8 is not published: http://127.0.0.1:")
     assert err.count("\n") == 1 and "does not know who you are: log in by `hf auth login`" in err
     (folder / "notes.txt").write_text("not published")
     monkeypatch.setenv("HF_TOKEN", "secret")

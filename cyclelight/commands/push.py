@@ -134,7 +134,7 @@ def upload(folder: Path, repository: str, private: bool, revision: str | None) -
         reason = explain(error, repository, revision)
         if status(error) == 401:
             reason = f"{api.endpoint} does not know who you are: {LOGIN}"
-        raise ConnectionError(f"not published: {reason}") from error
+        raise ConnectionError(f"{repository} is not published: {reason}") from error
     return str(commit.commit_url)
 
 
