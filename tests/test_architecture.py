@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # are free. New files find their place here first.
 ORDER = [
     *("progress", "pixels", "schedule", "steps", "noise", "latent_code", "denoiser", "networks"),
+    *("autoencoder", "model_folder", "autoencoder_folder"),
     *("domain", "domain_folder", "encode", "decode", "sample", "invert", "cleanup", "methods"),
     *("translate", "loss", "metrics", "outputs", "page", "report", "datamodules", "callbacks"),
     *("modules", "commands", "cli", "__main__"),
