@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from oracles import tiny_autoencoder
 
+import cyclelight
 from cyclelight.cli import main
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs" / "translate").glob("*.yaml"))
+AUTOENCODERS = sorted((ROOT / "configs" / "autoencoders").glob("*.yaml"))
 DOMAINS = sorted((ROOT / "configs" / "domains").glob("*.yaml"))
 
 
@@ -34,16 +37,9 @@ def test_translation_recipes_run(
     assert (tmp_path / "gallery.png").is_file()
 
 
-@pytest.mark.parametrize("recipe", DOMAINS, ids=lambda p: p.stem)
-def test_domain_recipes_fit(recipe: Path, tmp_path: Path) -> None:
-    """A few steps of each on eight pictures, the network shrunk by overrides only."""
-    levels = len(
-        yaml.safe_load(recipe.read_text())["model"]["init_args"]["network"]["block_out_channels"]
-    )
-    shrunk = {
-        "--model.network.block_out_channels": str([16] * levels),
-        "--model.network.layers_per_block": "1",
-        "--model.network.head_channels": "8",
+def fit(recipe: Path, output: Path, shrunk: dict[str, str]) -> int:
+    """Two steps of a recipe on eight pictures; the exit code."""
+    short = {
         "--trainer.max_steps": "2",
         "--data.batch_size": "2",
         "--data.num_workers": "0",
@@ -52,9 +48,38 @@ def test_domain_recipes_fit(recipe: Path, tmp_path: Path) -> None:
         "--trainer.enable_model_summary": "false",
         "--trainer.enable_progress_bar": "false",
     }
-    options = [word for pair in shrunk.items() for word in pair]
-    output = tmp_path / "run"
+    options = [word for pair in {**shrunk, **short}.items() for word in pair]
     data = str(ROOT / "docs/demo/cats")
     where = ["--config", str(recipe), "--data.root", data, "--output", str(output)]
-    assert main(["fit", *where, *options]) == 0
-    assert (output / "domain" / "domain.json").is_file()
+    return main(["fit", *where, *options])
+
+
+@pytest.mark.parametrize("recipe", DOMAINS, ids=lambda p: p.stem)
+def test_domain_recipes_fit(recipe: Path, tmp_path: Path) -> None:
+    """A few steps of each on eight pictures, the network shrunk by overrides only."""
+    settings = yaml.safe_load(recipe.read_text())["model"]["init_args"]
+    levels = len(settings["network"]["block_out_channels"])
+    shrunk = {
+        "--model.network.block_out_channels": str([16] * levels),
+        "--model.network.layers_per_block": "1",
+        "--model.network.head_channels": "8",
+    }
+    if "autoencoder" in settings:
+        shrunk["--model.autoencoder"] = str(tmp_path / "autoencoder")
+        cyclelight.save_autoencoder(tmp_path / "autoencoder", tiny_autoencoder(levels=3))
+    assert fit(recipe, tmp_path / "run", shrunk) == 0
+    assert (tmp_path / "run" / "domain" / "domain.json").is_file()
+    assert (tmp_path / "run" / "domain" / "vae").is_dir() == ("autoencoder" in settings)
+
+
+@pytest.mark.parametrize("recipe", AUTOENCODERS, ids=lambda p: p.stem)
+def test_autoencoder_recipes_fit(recipe: Path, tmp_path: Path) -> None:
+    """A few steps of each on eight pictures, the network shrunk by overrides only."""
+    settings = yaml.safe_load(recipe.read_text())["model"]["init_args"]["network"]
+    shrunk = {
+        "--model.network.block_out_channels": str([8] * len(settings["block_out_channels"])),
+        "--model.network.layers_per_block": "1",
+    }
+    assert fit(recipe, tmp_path / "run", shrunk) == 0
+    autoencoder = cyclelight.load_autoencoder(tmp_path / "run" / "autoencoder")
+    assert autoencoder.latent_channels == settings["latent_channels"]
