@@ -223,3 +223,19 @@ def test_predict_refuses_two_spaces_in_one_line(
     assert main(["predict", *options]) == 2
     assert "cannot be paired: they differ in resolution" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
+def test_test_gives_the_figures_of_an_autoencoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(module(), tmp_path / "run", 1)
+    options = ["--model", "AutoencoderModule", "--model.resolution", "16", "--data.root", CATS]
+    options += ["--model.network.block_out_channels", "[8, 8]"]
+    options += ["--model.network.layers_per_block", "1", "--model.network.norm_groups", "8"]
+    options += ["--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last.ckpt")]
+    options += [f"--trainer.{k}={str(v).lower()}" for k, v in QUIET.items()]
+    assert main(["test", *options]) == 1
+    assert "AutoencoderModule has no domain to sample" in capsys.readouterr().err
+    assert main(["test", *options, "--scores.samples", "0"]) == 0
+    assert "test/psnr" in capsys.readouterr().out
