@@ -57,7 +57,7 @@ def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"{folder} exists and is not an autoencoder folder; it is left as it is")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    copy = rebuild(autoencoder_state(autoencoder)).network
+    copy = rebuild(autoencoder_state(autoencoder.network, autoencoder.card)).network
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         made = Path(temporary) / "autoencoder"
         copy.save_pretrained(made, safe_serialization=True)
@@ -70,16 +70,15 @@ def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:
     return folder
 
 
-def autoencoder_state(autoencoder: Autoencoder) -> dict[str, Any]:
+def autoencoder_state(network: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """All of an autoencoder as plain values and tensors, for `rebuild`; part of checkpoints."""
-    network = autoencoder.network
     # What diffusers notes of its own, such as the path that a network came from, is left out.
     config = {k: v for k, v in json.loads(network.to_json_string()).items() if k[0] != "_"}
     return {
         "class": type(network).__name__,
         "config": config,
         "state_dict": {name: value.cpu() for name, value in network.state_dict().items()},
-        "card": dict(autoencoder.card),
+        "card": dict(card),
     }
 
 

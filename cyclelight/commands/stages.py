@@ -27,7 +27,7 @@ class Fit(Stage):
     """Training: logs in `logs/`, checkpoints in `checkpoints/` of the output folder."""
 
     name = "fit"
-    summary = "Train the diffusion model of one image domain."
+    summary = "Train the diffusion model of one image domain, or an autoencoder."
     output_required = True
     checkpoint_words = (None, "last")
 

@@ -147,7 +147,7 @@ class AutoencoderModule(LightningModule):
     @torch.no_grad()
     def finished(self) -> Autoencoder:
         """A copy of the autoencoder, its scaling factor set to 1 / std of training latents."""
-        state = autoencoder_state(Autoencoder(self.network))
+        state = autoencoder_state(self.network, self.card())
         copy, latents, seen = rebuild(state), [], 0
         for batch in self.trainer.train_dataloader or ():
             latents.append(copy.encode(batch["image"].cpu()))
@@ -155,8 +155,12 @@ class AutoencoderModule(LightningModule):
             if seen >= MEASURED:
                 break
         state["config"]["scaling_factor"] = 1 / float(torch.cat(latents).std())
+        return rebuild(state)
+
+    def card(self) -> dict[str, Any]:
+        """What `autoencoder.json` says: resolution, data and licence, steps, versions."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        state["card"] = {
+        return {
             "resolution": self.resolution,
             "data": datamodule.summary() if hasattr(datamodule, "summary") else {},
             "data_licence": self.data_licence,
@@ -165,7 +169,6 @@ class AutoencoderModule(LightningModule):
             "ema_decay": self.ema_decay,
             "versions": versions(),
         }
-        return rebuild(state)
 
     def on_fit_end(self) -> None:
         """Write the autoencoder folder; the weights are the averaged ones by now."""

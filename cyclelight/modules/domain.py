@@ -266,6 +266,7 @@ class DomainModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `load_domain` needs to use a checkpoint as a domain."""
+        a = self.autoencoder
         checkpoint[CHECKPOINT_ENTRY] = {
             "unet": unet_config(self.denoiser.network),
             "scheduler": {
@@ -273,7 +274,7 @@ class DomainModule(LightningModule):
                 "prediction_type": self.denoiser.prediction_type,
             },
             "card": self.card(),
-            "autoencoder": self.autoencoder and autoencoder_state(self.autoencoder),
+            "autoencoder": a and autoencoder_state(a.network, a.card),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
