@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cyclelight.autoencoder import Autoencoder
+    from cyclelight.autoencoder_folder import load_autoencoder, save_autoencoder
     from cyclelight.decode import decode
     from cyclelight.denoiser import NetworkDenoiser, Prediction
     from cyclelight.domain import Domain
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = version("cyclelight")
 
 __all__ = [
+    "Autoencoder",
     "CodeRecipe",
     "CycleDiffusion",
     "Domain",
@@ -35,14 +38,17 @@ __all__ = [
     "decode",
     "encode",
     "invert",
+    "load_autoencoder",
     "load_domain",
     "recipe",
     "sample",
+    "save_autoencoder",
     "save_domain",
     "translate",
 ]
 
 _HOMES = {
+    "Autoencoder": "autoencoder",
     "CodeRecipe": "encode",
     "CycleDiffusion": "methods",
     "Domain": "domain",
@@ -52,8 +58,10 @@ _HOMES = {
     "NoiseSchedule": "schedule",
     "Prediction": "denoiser",
     "TimeGrid": "schedule",
+    "load_autoencoder": "autoencoder_folder",
     "load_domain": "domain_folder",
     "recipe": "encode",
+    "save_autoencoder": "autoencoder_folder",
     "save_domain": "domain_folder",
 }
 

@@ -61,7 +61,7 @@ def lockstep(
 
 
 def stream(target: Domain, code: LatentCode | CodeRecipe) -> Iterator[Tensor]:
-    """The states of the target chain of either kind of code; the last is the image.
+    """The states of the target chain of either kind of code; the last is the clean one.
 
     Raises:
         ValueError: the target cannot be paired with what made the code.
@@ -75,7 +75,12 @@ def stream(target: Domain, code: LatentCode | CodeRecipe) -> Iterator[Tensor]:
             eta=code.eta,
             last_residual=code.last_residual,
         )
-    target.check_images(code.x_T)
+    target.check_states(code.x_T)
+    if code.space != target.space:
+        raise ValueError(
+            f"the code of {code.source!r} cannot be decoded by {target.name!r}: "
+            f"they differ in space: {code.space} and {target.space}"
+        )
     difference = code.schedule.difference(target.schedule)
     if difference is not None:
         raise ValueError(
@@ -90,10 +95,12 @@ def decode(target: Domain, code: LatentCode | CodeRecipe, *, progress: bool = Fa
     """Decode a latent code with a domain.
 
     With the domain that encoded, a code with its last residual kept gives back the images: to
-    rounding from a stored code, bit for bit from a recipe.
+    rounding from a stored code, bit for bit from a recipe; where there is an autoencoder, what it
+    makes of them.
 
     Args:
-        target: the domain to decode into; its schedule, resolution and channels are the source's.
+        target: the domain to decode into; its schedule, resolution, channels and autoencoder are
+            the source's.
         code: what `encode` returned.
         progress: show a progress bar.
 
@@ -103,4 +110,5 @@ def decode(target: Domain, code: LatentCode | CodeRecipe, *, progress: bool = Fa
     Raises:
         ValueError: the code and the target do not go together.
     """
-    return last(stream(target, code), len(code.grid), "decode", progress=progress)
+    states = stream(target, code)
+    return target.to_images(last(states, len(code.grid), "decode", progress=progress))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyclelight.autoencoder import Autoencoder, state_shape, state_space
 from cyclelight.denoiser import Denoiser
 from cyclelight.schedule import NoiseSchedule
 
@@ -15,6 +16,9 @@ from cyclelight.schedule import NoiseSchedule
 class Domain:
     """A denoiser, the schedule it was trained under, and the images it knows.
 
+    With an autoencoder, images are encoded once on the way in and decoded once on the way out;
+    between the two, the chain and all its states are latents. Without one they are pixels.
+
     Args:
         denoiser: any callable (x_t, t, condition=None) -> `Prediction`.
         schedule: its noise schedule.
@@ -22,6 +26,7 @@ class Domain:
         channels: channels of its images.
         name: what to call it.
         card: where it comes from: training data and licence, steps, versions.
+        autoencoder: what makes its images latents, of which denoiser and schedule then are.
     """
 
     denoiser: Denoiser
@@ -30,33 +35,66 @@ class Domain:
     channels: int = 3
     name: str = "domain"
     card: Mapping[str, Any] = field(default_factory=dict)
+    autoencoder: Autoencoder | None = None
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "Domain":
-        """Move the network to a device or dtype, in place; a plain callable stays as it is."""
+        """Move the networks to a device or dtype, in place; a plain callable stays as it is."""
         if isinstance(self.denoiser, nn.Module):
             self.denoiser.to(device=device, dtype=dtype)
+        if self.autoencoder is not None:
+            self.autoencoder.to(dtype)
         return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the chain's states: the images' own, or that of their latents."""
+        return state_shape(self.channels, self.resolution, self.autoencoder)
+
+    @property
+    def space(self) -> str:
+        """What the chain's states are, in words; domains can be paired only if theirs agree."""
+        return state_space(self.autoencoder)
+
+    def to_states(self, images: Tensor) -> Tensor:
+        """Images (B, channels, resolution^2) in [-1, 1] => clean states (B, *shape) of the chain.
+
+        Raises:
+            ValueError: as `check_images`.
+        """
+        self.check_images(images)
+        return images if self.autoencoder is None else self.autoencoder.encode(images)
+
+    def to_images(self, states: Tensor) -> Tensor:
+        """Clean states (B, *shape) => images (B, channels, resolution^2), near [-1, 1]."""
+        return states if self.autoencoder is None else self.autoencoder.decode(states)
 
     def check_images(self, images: Tensor) -> None:
         """Raises ValueError unless `images` are floating point (B, channels, resolution^2)."""
-        wanted = (self.channels, self.resolution, self.resolution)
-        if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        self._check("images", images, (self.channels, self.resolution, self.resolution))
+
+    def check_states(self, states: Tensor) -> None:
+        """Raises ValueError unless `states` are floating point (B, *shape)."""
+        self._check("x_T", states, self.shape)
+
+    def _check(self, name: str, values: Tensor, wanted: tuple[int, int, int]) -> None:
+        if values.ndim != 4 or tuple(values.shape[1:]) != wanted:
             raise ValueError(
-                f"images must have shape (B, {', '.join(map(str, wanted))}) for domain "
-                f"{self.name!r}, got {tuple(images.shape)}"
+                f"{name} must have shape (B, {', '.join(map(str, wanted))}) for domain "
+                f"{self.name!r}, got {tuple(values.shape)}"
             )
-        if not images.is_floating_point():
-            raise ValueError(f"images must be floating point in [-1, 1], got {images.dtype}")
+        if not values.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {values.dtype}")
 
 
 def check_pair(source: Domain, target: Domain) -> None:
     """Raises ValueError, with the field and both values, unless two domains can be paired.
 
-    A code means the same to two models only if they share schedule, resolution and channels.
+    A code means the same to two models only if they share schedule, resolution, channels and, if
+    they have one, autoencoder.
     """
-    for field_name in ("resolution", "channels"):
+    for field_name in ("resolution", "channels", "space"):
         a, b = getattr(source, field_name), getattr(target, field_name)
         if a != b:
             raise ValueError(

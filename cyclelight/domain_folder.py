@@ -1,13 +1,16 @@
 """Domain folders: a diffusers DDPMPipeline folder plus `domain.json`, read and written.
 
-    FOLDER/model_index.json  unet/  scheduler/  domain.json
+    FOLDER/model_index.json  unet/  scheduler/  domain.json  and, of a latent space, vae/
 
-Any DDPMPipeline folder loads, whoever made it; `domain.json` only adds the card. A Lightning
-checkpoint written by `fit` loads too.
+Any DDPMPipeline folder loads, whoever made it; `domain.json` only adds the card. So does any
+LDMPipeline folder, where the autoencoder is called `vqvae/`. A Lightning checkpoint written by
+`fit` loads too.
+
+A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/` samples latents,
+and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
 """
 
 import json
-import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,13 +19,19 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
-from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from cyclelight.autoencoder import Autoencoder
+from cyclelight.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
 from cyclelight.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domain import Domain
 from cyclelight.hub import display_name, resolve
+from cyclelight.model_folder import (
+    check_weights,
+    load_model,
+    read_json,
+    read_tensors,
+)
 from cyclelight.networks import NETWORKS, Network, learns_variance
 from cyclelight.schedule import NoiseSchedule
 
@@ -48,10 +57,14 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
         if path.suffix != ".ckpt":
             raise ValueError(f"{argument}: {path} is neither a domain folder nor a .ckpt file")
         return path
-    for name in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
-        if not (path / name).is_file():
+    files = [path / "model_index.json", part(path, "unet") / "config.json"]
+    for file in (*files, part(path, "scheduler") / "scheduler_config.json"):
+        if not file.is_file():
             hint = f"; did you mean {path / 'domain'}?" if (path / "domain").is_dir() else ""
-            raise ValueError(f"{argument}: {path} is not a domain folder: it has no {name}{hint}")
+            missing = file.relative_to(path)
+            raise ValueError(
+                f"{argument}: {path} is not a domain folder: it has no {missing}{hint}"
+            )
     return path
 
 
@@ -83,7 +96,7 @@ def load_domain(
     """
     given, path = path, check_domain_path(path)
     on_disk = _open_checkpoint(path) if path.is_file() else _open_folder(path)
-    config, scheduler_config, card, load_network = on_disk
+    config, scheduler_config, card, load_network, autoencoder = on_disk
     prediction_type = scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
@@ -91,12 +104,22 @@ def load_domain(
     with torch.device("meta"):
         unet = _build(config)
     resolution, channels = unet.config.sample_size, unet.config.in_channels
+    if autoencoder is not None and clip_x_0:
+        raise ValueError(f"clip_x_0 needs pixels: {path} works on latents, which have no range")
     if not isinstance(resolution, int):
         raise ValueError(f"domain: {path}: sample_size must be one integer, got {resolution}")
     try:
         learns_variance(unet)
     except ValueError as error:
         raise ValueError(f"domain: {path}: {error}") from error
+    if autoencoder is not None:
+        if channels != autoencoder.latent_channels:
+            raise ValueError(
+                f"domain: {path}: its network has {channels} channels, "
+                f"the latents of its autoencoder {autoencoder.latent_channels}"
+            )
+        resolution, channels = resolution * autoencoder.factor, autoencoder.channels
+        autoencoder.to(dtype)
     if torch.device(device).type != "meta":
         unet = load_network()
     denoiser = NetworkDenoiser(
@@ -108,7 +131,7 @@ def load_domain(
         clip_x_0=clip_x_0,
     )
     name = str(card.get("name", path.stem if path.is_file() else display_name(given)))
-    return Domain(denoiser, schedule, resolution, channels, name, card)
+    return Domain(denoiser, schedule, resolution, channels, name, card, autoencoder)
 
 
 def save_domain(
@@ -119,6 +142,7 @@ def save_domain(
     prediction_type: PredictionType = "epsilon",
     card: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
+    autoencoder: Autoencoder | None = None,
 ) -> Path:
     """Write a domain folder; it appears whole or not at all, and takes the place of an older one.
 
@@ -128,7 +152,8 @@ def save_domain(
         schedule: the schedule it was trained under.
         prediction_type: what its output means.
         card: contents of `domain.json`; `name` is used by `load_domain`.
-        dtype: dtype of the weights on disk.
+        dtype: dtype of the network's weights on disk.
+        autoencoder: what makes the latents that the network was trained on; written unchanged.
 
     Raises:
         ValueError: `folder` exists and is something else.
@@ -146,11 +171,13 @@ def save_domain(
         **schedule.to_diffusers(),
         prediction_type=prediction_type,
         variance_type="learned_range" if learns_variance(unet) else "fixed_small",
-        clip_sample=True,
+        clip_sample=autoencoder is None,  # latents have no range
     )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         made = Path(temporary) / "domain"
         DDPMPipeline(copy, scheduler).save_pretrained(made, safe_serialization=True)
+        if autoencoder is not None:
+            save_autoencoder(made / "vae", autoencoder)
         (made / "domain.json").write_text(json.dumps(dict(card), indent=2) + "\n")
         for file in made.rglob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes its files private
@@ -167,66 +194,35 @@ def network_config(network: Network) -> dict[str, Any]:
 
 
 Config = Mapping[str, Any]
-OnDisk = tuple[Config, Config, Config, Callable[[], Network]]
-"""Configurations of network and scheduler, the card, and a function to load the network."""
+OnDisk = tuple[Config, Config, Config, Callable[[], Network], Autoencoder | None]
+"""Configurations of network and scheduler, the card, a function to load the network, and the
+autoencoder: always loaded, as its weights tell which domains can be paired."""
 
 
 def _open_folder(path: Path) -> OnDisk:
-    config = _read_json(path / "unet" / "config.json")
+    unet = part(path, "unet")
+    config = read_json(unet / "config.json", "domain")
     class_name = config.get("_class_name")
     if class_name not in NETWORKS:
-        raise ValueError(
-            f"domain: {path / 'unet'} holds a {class_name}, not one of {', '.join(NETWORKS)}"
-        )
-    scheduler_config = _read_json(path / "scheduler" / "scheduler_config.json")
-    _check_weights(path / "unet")
+        raise ValueError(f"domain: {unet} holds a {class_name}, not one of {', '.join(NETWORKS)}")
+    scheduler = part(path, "scheduler") / "scheduler_config.json"
+    scheduler_config = read_json(scheduler, "domain")
+    check_weights(unet, "domain")
     card_file = path / "domain.json"
-    card = _read_json(card_file) if card_file.is_file() else {}
-    load = partial(_load_folder, path / "unet", NETWORKS[class_name])
-    return config, scheduler_config, card, load
+    card = read_json(card_file, "domain") if card_file.is_file() else {}
+    folders = [path / name for name in ("vae", "vqvae") if (path / name).is_dir()]
+    autoencoder = load_autoencoder(folders[0], "domain") if folders else None
+    load_network = partial(load_model, NETWORKS[class_name], unet, "domain")
+    return config, scheduler_config, card, load_network, autoencoder
 
 
-def _check_weights(path: Path) -> None:
-    """The weights are there and, in safetensors, whole: their header tells the file's size."""
-    files = list(path.glob("*.safetensors"))
-    if not files and not list(path.glob("*.bin")):
-        raise ValueError(f"domain: {path} holds no weights (*.safetensors or *.bin)")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"domain: {file} cannot be read: {_first_line(error)}") from error
-
-
-def _load_folder(path: Path, network_class: type[Network]) -> Network:
-    """diffusers' own loading, which also reads old tensor names and sharded files, made strict."""
-    verbosity = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
-    try:
-        unet, report = network_class.from_pretrained(
-            path, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
-        )
-    except Exception as error:  # diffusers and safetensors raise a dozen kinds for a bad file
-        raise ValueError(f"domain: {path} cannot be read: {_first_line(error)}") from error
-    finally:
-        diffusers_logging.set_verbosity(verbosity)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[kind]:
-            names = [str(name) for name in report[kind]]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(
-                f"domain: {path}: {kind.replace('_', ' ')}: {', '.join(names[:3])}{more}"
-            )
-    assert isinstance(unet, network_class)
-    return unet
+def part(folder: Path, name: str) -> Path:
+    """Where a pipeline's `unet` or `scheduler` is: in the oldest ones, in the folder itself."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def _open_checkpoint(path: Path) -> OnDisk:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"domain: {path} cannot be read: {_first_line(error)}") from error
+    checkpoint = read_tensors(path, "domain")
     if not isinstance(checkpoint, dict) or CHECKPOINT_ENTRY not in checkpoint:
         raise ValueError(f"domain: {path} is not a checkpoint of cyclelight's DomainModule")
     entry = checkpoint[CHECKPOINT_ENTRY]
@@ -238,22 +234,9 @@ def _open_checkpoint(path: Path) -> OnDisk:
         unet.load_state_dict({n.removeprefix(prefix): v for n, v in state if n.startswith(prefix)})
         return unet
 
-    return entry["unet"], entry["scheduler"], entry["card"], load_network
+    autoencoder = rebuild(entry["autoencoder"]) if entry.get("autoencoder") else None
+    return entry["unet"], entry["scheduler"], entry["card"], load_network, autoencoder
 
 
 def _build(config: Config) -> Network:
     return NETWORKS[config["_class_name"]].from_config(config)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"domain: {path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"domain: {path} must hold a JSON object")
-    return value

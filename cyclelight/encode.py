@@ -101,14 +101,14 @@ def encode_stream(
 
 @dataclass(frozen=True)
 class CodeRecipe:
-    """How to make a latent code again, in place of the code: nothing is stored but the images.
+    """How to make a latent code again, in place of the code: nothing is stored but x_0.
 
     `decode` accepts it like a `LatentCode` and runs source and target in lockstep, in memory that
-    does not depend on the number of steps.
+    does not depend on the number of steps. x_0 is what `source.to_states` makes of the images.
     """
 
     source: Domain
-    images: Tensor
+    x_0: Tensor
     grid: TimeGrid
     eta: float
     noise: Noise
@@ -118,7 +118,7 @@ class CodeRecipe:
         """The encoder's steps, computed as they are asked for."""
         return encode_stream(
             self.source.denoiser,
-            self.images,
+            self.x_0,
             schedule=self.source.schedule,
             grid=self.grid,
             eta=self.eta,
@@ -126,6 +126,7 @@ class CodeRecipe:
         )
 
 
+@torch.no_grad()
 def recipe(
     source: Domain,
     images: Tensor,
@@ -146,7 +147,7 @@ def recipe(
     check_chain(eta, last_residual)
     grid = TimeGrid.truncated(source.schedule, steps, strength)
     noise = noise_for(len(images), noise, seed, keys)
-    return CodeRecipe(source, images, grid, eta, noise, last_residual)
+    return CodeRecipe(source, source.to_states(images), grid, eta, noise, last_residual)
 
 
 @torch.no_grad()
@@ -195,7 +196,7 @@ def encode(
         keys=keys,
         noise=noise,
     )
-    x_T, codes = images, []
+    x_T, codes = made.x_0, []
     encoded_steps = tqdm(made.steps(), "encode", len(made.grid), unit="step", disable=not progress)
     for encoded in encoded_steps:
         if encoded.t == made.grid.start:
@@ -204,12 +205,13 @@ def encode(
     last = codes.pop()
     return LatentCode(
         x_T,
-        noises=torch.stack(codes) if codes else images.new_empty((0, *images.shape)),
+        noises=torch.stack(codes) if codes else x_T.new_empty((0, *x_T.shape)),
         last_residual=last if last_residual == "keep" else None,
         grid=made.grid,
         eta=eta,
         schedule=source.schedule,
         source=source.name,
+        space=source.space,
     )
 
 

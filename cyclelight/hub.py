@@ -12,10 +12,11 @@ from pathlib import Path
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"(?P<name>{_PART}/{_PART})(@(?P<revision>[\w./-]+))?")
 
-_SUFFIXES = ("json", "safetensors", "bin")
+_MODEL = ("config.json", *(f"diffusion_pytorch_model*.{s}" for s in ("json", "safetensors", "bin")))
 FILES = [
-    *("model_index.json", "domain.json", "scheduler/*.json"),
-    *(f"{part}/*.{suffix}" for part in ("unet", "vae") for suffix in _SUFFIXES),
+    *("model_index.json", "domain.json", "scheduler/*.json", "scheduler_config.json"),
+    "vae/autoencoder.json",
+    *(f"{part}{name}" for part in ("unet/", "vae/", "vqvae/", "") for name in _MODEL),
 ]
 """What a domain folder consists of; nothing else is downloaded or uploaded."""
 

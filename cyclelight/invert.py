@@ -47,12 +47,12 @@ def invert(
         progress: show a progress bar.
 
     Returns:
-        x_T, (B, C, H, W), near N(0, I) for images of the domain.
+        x_T, (B, *domain.shape), near N(0, I) for images of the domain.
 
     Raises:
         ValueError: an argument is out of range, or the images do not fit the domain.
     """
-    domain.check_images(images)
+    x_0 = domain.to_states(images)
     grid = TimeGrid.whole(domain.schedule, steps)
-    states = invert_stream(domain.denoiser, images, schedule=domain.schedule, grid=grid)
+    states = invert_stream(domain.denoiser, x_0, schedule=domain.schedule, grid=grid)
     return last(states, len(grid), "invert", progress=progress)

@@ -30,6 +30,7 @@ class LatentCode:
         eta: as in `Step`.
         schedule: the schedule that both encoder and decoder must have.
         source: name of the domain that encoded.
+        space: `Domain.space` of the domain that encoded.
     """
 
     x_T: Tensor
@@ -39,6 +40,7 @@ class LatentCode:
     eta: float
     schedule: NoiseSchedule
     source: str = "domain"
+    space: str = "pixels"
 
     def mean_squares(self) -> Tensor:
         """Mean over pixels of each squared noise, (S - 1, B): all near 1 if the code is Gaussian.
@@ -80,6 +82,7 @@ class LatentCode:
             "eta": json.dumps(self.eta),
             "schedule": json.dumps(self.schedule.to_diffusers()),
             "source": self.source,
+            "space": self.space,
         }
         file = Path(file)
         partial = file.with_name(f".{file.name}.partial")
@@ -111,6 +114,7 @@ class LatentCode:
                 eta=json.loads(metadata["eta"]),
                 schedule=NoiseSchedule.from_diffusers(json.loads(metadata["schedule"])),
                 source=metadata["source"],
+                space=metadata.get("space", "pixels"),
             )
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not a latent code saved by cyclelight") from error

@@ -53,7 +53,7 @@ def sample(
     Args:
         domain: what to sample.
         count: how many images; not with `x_T`.
-        x_T: where the chains start, (B, C, H, W), such as `invert` returns; drawn if None.
+        x_T: where the chains start, (B, *domain.shape), such as `invert` returns; drawn if None.
         steps: number of timesteps, 1 .. T.
         eta: 0 (DDIM) .. 1 (DDPM).
         seed, keys, noise: as in `encode`.
@@ -73,12 +73,11 @@ def sample(
         assert count is not None
         parameter = next(getattr(domain.denoiser, "parameters", lambda: iter(()))(), None)
         device = parameter.device if parameter is not None else None
-        shape = (count, domain.channels, domain.resolution, domain.resolution)
         noise = noise_for(count, noise, seed, keys)
-        x_T = noise("start", grid.start, torch.empty(shape, device=device))
-    domain.check_images(x_T)
+        x_T = noise("start", grid.start, torch.empty((count, *domain.shape), device=device))
+    domain.check_states(x_T)
     noise = noise_for(len(x_T), noise, seed, keys)
     states = sample_stream(
         domain.denoiser, x_T, schedule=domain.schedule, grid=grid, eta=eta, noise=noise
     )
-    return last(states, len(grid), "sample", progress=progress)
+    return domain.to_images(last(states, len(grid), "sample", progress=progress))

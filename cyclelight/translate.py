@@ -29,7 +29,8 @@ def translate(
     """Translate images with CycleDiffusion: both chains in lockstep, nothing stored.
 
     Without cleanup this equals `decode(target, encode(source, images, ...))` up to rounding, in the
-    memory of two states. With equal networks it returns `images` bit for bit.
+    memory of two states. With equal networks it returns `images` bit for bit; where there is an
+    autoencoder, what it makes of them.
 
     Args:
         source: the domain that the images belong to.

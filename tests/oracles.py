@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
+from diffusers.models.autoencoders.vq_model import VQEncoderOutput
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from cyclelight import Domain, NoiseSchedule, Prediction
+from cyclelight import Autoencoder, Domain, NoiseSchedule, Prediction
+from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
 
 SCHEDULE = NoiseSchedule.linear()
 VECTORS = Path(__file__).parent / "vectors" / "step"
@@ -53,3 +57,39 @@ class Recorded:
 def domain(denoiser: Any, resolution: int, name: str = "domain") -> Domain:
     """A domain of the linear schedule around any denoiser."""
     return Domain(denoiser=denoiser, schedule=SCHEDULE, resolution=resolution, name=name)
+
+
+class Orthogonal(nn.Module):
+    """An autoencoder that loses nothing: each 2 x 2 block of pixels turned by an orthogonal matrix.
+
+    Its interface is that of diffusers' autoencoders.
+    """
+
+    def __init__(self, seed: int = 0, scaling_factor: float = 1.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        matrix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+        self.matrix = nn.Parameter(torch.linalg.qr(matrix)[0])
+        self.config = SimpleNamespace(
+            in_channels=3,
+            latent_channels=12,
+            block_out_channels=(1, 1),
+            scaling_factor=scaling_factor,
+        )
+
+    def encode(self, images: Tensor) -> Any:
+        blocks = nn.functional.pixel_unshuffle(images, 2)
+        return VQEncoderOutput(torch.einsum("ij,bjhw->bihw", self.matrix, blocks))
+
+    def decode(self, latents: Tensor) -> Any:
+        blocks = torch.einsum("ij,bihw->bjhw", self.matrix, latents)
+        return SimpleNamespace(sample=nn.functional.pixel_shuffle(blocks, 2))
+
+
+def tiny_autoencoder(seed: int = 0, levels: int = 2, scaling_factor: float = 2.5) -> Autoencoder:
+    """An untrained AutoencoderKL with 4 latent channels."""
+    torch.manual_seed(seed)
+    settings = AutoencoderSettings((8,) * levels, 1, 4, norm_groups=8)
+    network = build_autoencoder(settings, resolution=16, channels=3)
+    network.register_to_config(scaling_factor=scaling_factor)
+    return Autoencoder(network, {"resolution": 16})

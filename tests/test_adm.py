@@ -184,6 +184,13 @@ def test_against_the_reference(which: int, updown: bool, new_order: bool, tmp_pa
         assert torch.equal(value, back.state_dict()[name])
 
 
+def test_files_of_old_versions_of_torch(tmp_path: Path) -> None:
+    state = torch.load(VECTORS / "case_a.pt", weights_only=True)
+    torch.save(state, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    network = load_adm(tmp_path / "m.pt", CASES["case_a"])
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
 def test_half_precision_safetensors(tmp_path: Path) -> None:
     state = {n: v.half() for n, v in torch.load(VECTORS / "case_a.pt", weights_only=True).items()}
     save_file(state, tmp_path / "m.safetensors")
@@ -274,7 +281,7 @@ def test_broken_files(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[st
     flags = ["--flags.image_size", "16", "--flags.num_head_channels", "16"]
     assert main(["import", str(path), "--to", str(tmp_path / "to"), *flags]) == 2
     err = capfd.readouterr().err
-    assert err.startswith(f"error: {path}") and err.count("\n") == 1
+    assert err.startswith(f"error: import: {path}") and err.count("\n") == 1
     assert says in err
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 

@@ -41,6 +41,20 @@ def test_a_folder_of_diffusers_predicts_as_diffusers(folder: Path) -> None:
     assert (ours.name, ours.resolution, ours.channels) == ("theirs", 16, 3)
 
 
+def test_the_oldest_folders_have_their_parts_at_the_root(folder: Path) -> None:
+    """As google/ddpm-cifar10-32 has them, and as diffusers still reads them."""
+    x = torch.randn(1, 3, 16, 16)
+    wanted = cyclelight.load_domain(folder).denoiser(x, 500).eps
+    for part in ("unet", "scheduler"):
+        for file in (folder / part).iterdir():
+            file.rename(folder / file.name)
+        (folder / part).rmdir()
+    theirs = DDPMPipeline.from_pretrained(folder, low_cpu_mem_usage=False).unet(x, 500).sample
+    ours = cyclelight.load_domain(folder).denoiser(x, 500).eps
+    assert torch.equal(ours, wanted)
+    assert_close(ours, theirs[:, :3].detach())
+
+
 def test_clipping_x_0_is_folded_into_eps(folder: Path) -> None:
     domain = cyclelight.load_domain(folder, clip_x_0=True)
     x_t = 3 * torch.randn(2, 3, 16, 16)
@@ -113,7 +127,7 @@ def test_wrong_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     refused("did you mean", tmp_path / "run")
     text = tmp_path / "text.ckpt"
     text.write_text("no checkpoint")
-    refused("cannot be read", text)
+    refused("is no checkpoint of PyTorch", text)
     torch.save({"state_dict": {}}, text)
     refused("is not a checkpoint of cyclelight", text)
     config = folder / "scheduler" / "scheduler_config.json"

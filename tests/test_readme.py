@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from oracles import tiny_autoencoder
 
+import cyclelight
 from cyclelight.cli import main
 
 ROOT = Path(__file__).parents[1]
+CATS = ROOT / "docs/demo/cats"
 RECIPES = sorted((ROOT / "configs" / "translate").glob("*.yaml"))
+AUTOENCODERS = sorted((ROOT / "configs" / "autoencoders").glob("*.yaml"))
 DOMAINS = sorted((ROOT / "configs" / "domains").glob("*.yaml"))
 
 
@@ -23,21 +27,10 @@ def test_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["dogs"].shape == (2, 3, 48, 48)  # type: ignore[attr-defined]
 
 
-# The network shrunk by overrides only.
-SMALL = {
-    "UNetSettings": {"layers_per_block": "1", "head_channels": "8"},
-    "ADMSettings": {"num_channels": "32", "num_res_blocks": "0", "num_head_channels": "16"},
-}
-
-
-def fit(recipe: Path, root: Path, output: Path) -> None:
-    """Two steps of a recipe on a few pictures."""
-    network = yaml.safe_load(recipe.read_text())["model"]["init_args"]["network"]
-    shrunk = SMALL["UNetSettings" if "block_out_channels" in network else "ADMSettings"]
-    if "block_out_channels" in network:
-        shrunk = {**shrunk, "block_out_channels": str([16] * len(network["block_out_channels"]))}
+def fit(recipe: Path, root: Path, output: Path, network: dict[str, str], *more: str) -> None:
+    """Two steps of a recipe on a few pictures, its network shrunk by overrides only."""
     options = {
-        **{f"--model.network.{name}": value for name, value in shrunk.items()},
+        **{f"--model.network.{name}": value for name, value in network.items()},
         "--trainer.max_steps": "2",
         "--data.root": str(root),
         "--data.batch_size": "2",
@@ -49,8 +42,7 @@ def fit(recipe: Path, root: Path, output: Path) -> None:
         "--output": str(output),
     }
     words = [word for pair in options.items() for word in pair]
-    assert main(["fit", "--config", str(recipe), *words]) == 0
-    assert (output / "domain" / "domain.json").is_file()
+    assert main(["fit", "--config", str(recipe), *words, *more]) == 0
 
 
 @pytest.mark.parametrize(
@@ -60,7 +52,7 @@ def test_translation_recipes_run(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    source = str(ROOT / "docs/demo/cats/sample_[12].png")
+    source = str(CATS / "sample_[12].png")
     shorter = ["--model.steps", "5", "--trainer.enable_progress_bar", "false"]
     options = ["--config", str(recipe), "--data.source", source, "--output", str(tmp_path)]
     assert main(["predict", *options, *shorter]) == 0
@@ -72,7 +64,25 @@ def test_translation_recipes_run(
     "recipe", [r for r in DOMAINS if "256" not in r.stem], ids=lambda p: p.stem
 )
 def test_domain_recipes_fit(recipe: Path, tmp_path: Path) -> None:
-    fit(recipe, ROOT / "docs/demo/cats", tmp_path / "run")
+    settings = yaml.safe_load(recipe.read_text())["model"]["init_args"]
+    widths = str([16] * len(settings["network"]["block_out_channels"]))
+    small = {"block_out_channels": widths, "layers_per_block": "1", "head_channels": "8"}
+    more = []
+    if "autoencoder" in settings:
+        more = ["--model.autoencoder", str(tmp_path / "autoencoder")]
+        cyclelight.save_autoencoder(tmp_path / "autoencoder", tiny_autoencoder(levels=3))
+    fit(recipe, CATS, tmp_path / "run", small, *more)
+    assert (tmp_path / "run" / "domain" / "domain.json").is_file()
+    assert (tmp_path / "run" / "domain" / "vae").is_dir() == ("autoencoder" in settings)
+
+
+@pytest.mark.parametrize("recipe", AUTOENCODERS, ids=lambda p: p.stem)
+def test_autoencoder_recipes_fit(recipe: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(recipe.read_text())["model"]["init_args"]["network"]
+    widths = str([8] * len(settings["block_out_channels"]))
+    fit(recipe, CATS, tmp_path / "run", {"block_out_channels": widths, "layers_per_block": "1"})
+    autoencoder = cyclelight.load_autoencoder(tmp_path / "run" / "autoencoder")
+    assert autoencoder.latent_channels == settings["latent_channels"]
 
 
 @pytest.mark.slow
@@ -84,10 +94,11 @@ def test_recipes_of_256_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         folder = tmp_path / "data" / "afhq_v2" / split / animal
         folder.mkdir(parents=True)
         for number in (1, 2) if split == "train" else (3,):
-            shutil.copy(ROOT / f"docs/demo/cats/sample_{number}.png", folder)
+            shutil.copy(CATS / f"sample_{number}.png", folder)
+    small = {"num_channels": "32", "num_res_blocks": "0", "num_head_channels": "16"}
     for animal in ("cat", "dog", "wild"):
         recipe = ROOT / "configs" / "domains" / f"{animal}256.yaml"
-        fit(recipe, tmp_path / "data", tmp_path / "runs" / f"{animal}256")
+        fit(recipe, tmp_path / "data", tmp_path / "runs" / f"{animal}256", small)
     for recipe in (r for r in RECIPES if "256" in r.stem):
         animal = recipe.stem.split("2dog")[0]
         options = {

@@ -4,7 +4,6 @@ The shape of the network is read from the names and shapes of the tensors. Not t
 the image size, the heads of the attention, and the order of queries, keys and values.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cyclelight.model_folder import first_line, read_tensors
 from cyclelight.networks.adm import ADMSettings, ADMUNet, AttentionBlock
 from cyclelight.schedule import NoiseSchedule
 
@@ -84,29 +84,16 @@ def read_state(path: str | Path) -> State:
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
-            raise ValueError(
-                f"{path} is refused: reading it would run {named[1]}; a checkpoint must hold "
-                "nothing but tensors"
-            ) from error
-        raise ValueError(f"{path} is no checkpoint of PyTorch") from error
-    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
-        reason = (str(error).strip() or "it ends too early").splitlines()[0]
-        raise ValueError(f"{path} cannot be read: {reason}") from error
-    except Exception as error:  # bytes of another kind make the unpickler fail in any way
-        raise ValueError(f"{path} is no checkpoint of PyTorch") from error
+        safe = path.suffix == ".safetensors"
+        state: Any = load_file(path) if safe else read_tensors(path, "import")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"import: {path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path} holds no tensors by name, but a {type(state).__name__}")
+        raise ValueError(f"import: {path} holds no tensors by name, but a {type(state).__name__}")
     others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if others:
         raise ValueError(
-            f"{path} must hold tensors by name, as guided-diffusion's model*.pt and ema*.pt do; "
+            f"import: {path} must hold tensors by name, as guided-diffusion's files do; "
             f"{others[0]} is no tensor"
         )
     if all(name.startswith("module.") for name in state):
@@ -129,7 +116,7 @@ def load_adm(path: str | Path, flags: ADMFlags) -> ADMUNet:
             shape = ADMUNet(**settings)
         _compare(shape.state_dict(), state)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"import: {path}: {error}") from error
     if flags.use_new_attention_order:
         for name, layer in shape.named_modules():
             if isinstance(layer, AttentionBlock):

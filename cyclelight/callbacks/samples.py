@@ -4,6 +4,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from cyclelight.domain import Domain
@@ -31,7 +32,12 @@ class SampleGrid(Callback):
         domain = pl_module.domain
         assert isinstance(domain, Domain)
         images = sample(domain, COUNT, steps=min(STEPS, domain.schedule.timesteps))
-        grid = make_grid(torch.as_tensor(to_uint8(images)).permute(0, 3, 1, 2), nrow=4)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", grid, trainer.global_step)
+        log_images(trainer, "samples", images, columns=4)
+
+
+def log_images(trainer: Trainer, name: str, images: Tensor, *, columns: int) -> None:
+    """A grid of images (B, C, H, W) in [-1, 1] in every TensorBoard log of the trainer."""
+    grid = make_grid(torch.as_tensor(to_uint8(images)).permute(0, 3, 1, 2), nrow=columns)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, grid, trainer.global_step)

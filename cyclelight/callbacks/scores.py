@@ -267,6 +267,8 @@ def _progress(batches: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]
 
 
 def _domain(pl_module: LightningModule) -> Domain:
-    domain = pl_module.domain
-    assert isinstance(domain, Domain)
+    domain = getattr(pl_module, "domain", None)
+    if not isinstance(domain, Domain):
+        name = type(pl_module).__name__
+        raise ValueError(f"{name} has no domain to sample: set scores.samples to 0")
     return domain

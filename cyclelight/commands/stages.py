@@ -15,6 +15,7 @@ from cyclelight.callbacks.progress import TranslationProgress
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.stage import Stage, build
+from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
 from cyclelight.report import Report
 from datamodules.translation_images import TranslationImages
@@ -26,7 +27,7 @@ class Fit(Stage):
     """Training: logs in `logs/`, checkpoints in `checkpoints/` of the output folder."""
 
     name = "fit"
-    summary = "Train the diffusion model of one image domain."
+    summary = "Train the diffusion model of one image domain, or an autoencoder."
     output_required = True
     checkpoint_words = (None, "last")
 

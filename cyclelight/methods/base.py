@@ -27,8 +27,12 @@ class Method(ABC):
         self.source, self.target, self.seed = source, target, seed
 
     @abstractmethod
-    def stream(self, images: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """The states on the way, one for each step; the last holds the translated images."""
+    def stream(self, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """The states on the way, one for each step; the last is the clean one of the target.
+
+        All are in the space that source and target share: x_0 comes from `source.to_states`, and
+        the last goes to `target.to_images`.
+        """
 
     @abstractmethod
     def __len__(self) -> int:
@@ -44,7 +48,7 @@ class Method(ABC):
         progress: bool = False,
     ) -> Tensor:
         """Translate images (B, C, H, W) in [-1, 1]; the result has the same shape, not clamped."""
-        self.source.check_images(images)
+        x_0 = self.source.to_states(images)
         noise = noise_for(len(images), noise, self.seed, keys)
-        states = self.stream(images, noise)
-        return last(states, len(self), "translate", progress=progress)
+        states = self.stream(x_0, noise)
+        return self.target.to_images(last(states, len(self), "translate", progress=progress))

@@ -18,7 +18,8 @@ class CycleDiffusion(Method):
 
     Args:
         source: the domain that the images belong to.
-        target: the domain to translate into; schedule, resolution and channels are the source's.
+        target: the domain to translate into; schedule, resolution, channels and autoencoder are
+            the source's.
         steps: number of timesteps of the whole grid, 1 .. T.
         eta: 0 .. 1; see `encode`.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
@@ -56,10 +57,10 @@ class CycleDiffusion(Method):
     def __len__(self) -> int:
         return len(self.grid) + (len(self.cleanup_grid) if self.cleanup_grid else 0)
 
-    def stream(self, images: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def stream(self, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states of the target chain, then those of the cleanup."""
-        y = images
-        code = CodeRecipe(self.source, images, self.grid, self.eta, noise, self.last_residual)
+        y = x_0
+        code = CodeRecipe(self.source, x_0, self.grid, self.eta, noise, self.last_residual)
         for y in decode_stream(self.target, code):
             yield y
         if self.cleanup_grid is not None:

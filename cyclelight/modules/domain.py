@@ -2,12 +2,9 @@
 
 import logging
 from itertools import pairwise
-from math import cos, pi
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
-import lightning
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -15,6 +12,8 @@ from torch import Tensor
 from torch.nn import ModuleDict
 from torchmetrics import MeanMetric
 
+from cyclelight.autoencoder import state_shape, state_space
+from cyclelight.autoencoder_folder import autoencoder_state, load_autoencoder
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import SampleGrid
 from cyclelight.denoiser import NetworkDenoiser, PredictionType
@@ -27,6 +26,7 @@ from cyclelight.domain_folder import (
     save_domain,
 )
 from cyclelight.loss import Weighting, denoising_loss
+from cyclelight.modules.training import LearningRates, adamw, check_settings, mirror, versions
 from cyclelight.networks import NetworkSettings, resize
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.noise import keyed_generator
@@ -48,8 +48,12 @@ class DomainModule(LightningModule):
         name: what the domain is called: cat, dog, ...
         resolution: height and width of the images in pixels.
         channels: channels of the images: 3, or 1 for greyscale.
-        network: shape of the network: the options of `UNetSettings`, or those of `ADMSettings`.
+        network: shape of the network: the options of `UNetSettings`, or those of `ADMSettings`. In
+            a latent space its resolutions are those of the latents.
         schedule: the noise schedule; domains translate into each other only if they share it.
+        autoencoder: train in the latent space of an autoencoder: the folder of one, such as
+            AutoencoderModule's `autoencoder/` or another domain's `vae/`. It stays as it is, and
+            the domain folder holds a copy. Domains translate into each other only if they share it.
         prediction_type: what the network outputs; the loss is on the noise that it implies.
         weighting: weight of the loss over noise levels: uniform, p2 or min_snr.
         init_from: start from another domain's network: a domain folder, a checkpoint, or
@@ -80,13 +84,14 @@ class DomainModule(LightningModule):
         channels: int = 3,
         network: NetworkSettings = UNetSettings(),  # noqa: B008 (frozen)
         schedule: NoiseSchedule = NoiseSchedule(),  # noqa: B008 (frozen)
+        autoencoder: str | None = None,
         prediction_type: PredictionType = "epsilon",
         weighting: Weighting = "p2",
         init_from: str | None = None,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
         warmup_steps: int = 500,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        lr_schedule: LearningRates = "constant",
         ema_decay: float = 0.9999,
         flip: bool = True,
         sample_every_n_epochs: int = 10,
@@ -95,18 +100,14 @@ class DomainModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for argument, value, least in (
-            ("resolution", resolution, 1),
-            ("channels", channels, 1),
-            ("warmup_steps", warmup_steps, 0),
-            ("sample_every_n_epochs", sample_every_n_epochs, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        check_settings(
+            learning_rate,
+            ema_decay,
+            resolution=(resolution, 1),
+            channels=(channels, 1),
+            warmup_steps=(warmup_steps, 0),
+            sample_every_n_epochs=(sample_every_n_epochs, 0),
+        )
         self.name, self.resolution, self.channels = name, resolution, channels
         self.weighting, self.flip, self.seed = weighting, flip, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -115,24 +116,29 @@ class DomainModule(LightningModule):
         self.sample_every_n_epochs = sample_every_n_epochs
         self.data_licence, self.save_dtype = data_licence, save_dtype
         self.ancestor: str | None = None
+        # Not a module of torch: optimizer, weights of a checkpoint and average are without it.
+        self.autoencoder = None if autoencoder is None else load_autoencoder(autoencoder)
+        depth, side, _ = state_shape(channels, resolution, self.autoencoder)
         if init_from is None:
-            unet = network.build(resolution=resolution, channels=channels)
+            unet = network.build(resolution=side, channels=depth)
             self.denoiser = NetworkDenoiser(unet, schedule, prediction_type=prediction_type)
         else:
-            self.denoiser = self._start_from(init_from)
+            self.denoiser = self._start_from(init_from, side)
         # Convolutions are faster in this layout, on CPUs and GPUs alike.
         self.denoiser.network.to(memory_format=torch.channels_last)
         self.val_losses = ModuleDict({name: MeanMetric() for name in ("mean", *self._levels())})
 
-    def _start_from(self, path: str) -> NetworkDenoiser:
+    def _start_from(self, path: str, side: int) -> NetworkDenoiser:
         domain = load_domain(check_domain_path(path, "init_from"))
         if self.channels != domain.channels:
             raise ValueError(
                 f"init_from: {path} has channels {domain.channels}, not {self.channels}"
             )
+        if domain.space != (space := state_space(self.autoencoder)):
+            raise ValueError(f"init_from: {path} works on {domain.space}, not on {space}")
         denoiser = domain.denoiser
         assert isinstance(denoiser, NetworkDenoiser)
-        resize(denoiser.network, self.resolution)
+        resize(denoiser.network, side)
         self.ancestor = domain.name
         log.info("Starting from %s; network, schedule and prediction type are its own.", path)
         denoiser.network.requires_grad_(True).train()
@@ -142,7 +148,12 @@ class DomainModule(LightningModule):
     def domain(self) -> Domain:
         """The domain as it is now, sharing this module's network."""
         return Domain(
-            self.denoiser, self.denoiser.schedule, self.resolution, self.channels, self.name
+            self.denoiser,
+            self.denoiser.schedule,
+            self.resolution,
+            self.channels,
+            self.name,
+            autoencoder=self.autoencoder,
         )
 
     def configure_callbacks(self) -> list[Callback]:
@@ -154,30 +165,14 @@ class DomainModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up, then constant or a cosine to 0 at the last step."""
-        optimizer = torch.optim.AdamW(
+        return adamw(
             self.denoiser.network.parameters(),
-            lr=self.learning_rate,
+            self.trainer,
+            learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            lr_schedule=self.lr_schedule,
         )
-        last = self.trainer.estimated_stepping_batches
-        if self.lr_schedule == "cosine" and last == float("inf"):
-            raise ValueError(
-                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
-            )
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            if self.lr_schedule == "constant":
-                return 1.0
-            done = (step - self.warmup_steps) / max(1, last - self.warmup_steps)
-            return 0.5 * (1 + cos(pi * min(1.0, done)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
 
     def loss(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """`denoising_loss` with the weighting of this module: (B,)."""
@@ -188,8 +183,9 @@ class DomainModule(LightningModule):
         x_0 = batch["image"]
         generator = keyed_generator(self.seed, "train", self.global_step, self.global_rank)
         if self.flip:
-            mirrored = torch.rand(len(x_0), generator=generator) < 0.5
-            x_0 = torch.where(mirrored.view(-1, 1, 1, 1).to(x_0.device), x_0.flip(3), x_0)
+            x_0 = mirror(x_0, generator)
+        with torch.no_grad():
+            x_0 = self.domain.to_states(x_0)
         T = self.denoiser.schedule.timesteps
         timesteps = torch.randint(T, (len(x_0),), generator=generator).to(x_0.device)
         noise = torch.randn(x_0.shape, generator=generator).to(x_0)
@@ -209,7 +205,8 @@ class DomainModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Each image at one timestep of each range; timestep and noise depend on its key alone."""
-        x_0, T, metrics = batch["image"], self.denoiser.schedule.timesteps, self._metrics()
+        x_0 = self.domain.to_states(batch["image"])
+        T, metrics = self.denoiser.schedule.timesteps, self._metrics()
         for level, name in enumerate(self._levels()):
             low, high = T * level // LEVELS, T * (level + 1) // LEVELS
             generators = [keyed_generator(self.seed, key, "val", level) for key in batch["key"]]
@@ -245,21 +242,19 @@ class DomainModule(LightningModule):
             "name": self.name,
             "resolution": self.resolution,
             "channels": self.channels,
+            "space": self.domain.space,
             "data": datamodule.summary() if hasattr(datamodule, "summary") else {},
             "data_licence": self.data_licence,
             "steps": self.trainer.global_step,
             "init_from": self.ancestor,
             "weighting": self.weighting,
             "ema_decay": self.ema_decay,
-            "versions": {
-                "torch": str(torch.__version__),
-                "lightning": lightning.__version__,
-                "diffusers": diffusers.__version__,
-            },
+            "versions": versions(),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `load_domain` needs to use a checkpoint as a domain."""
+        a = self.autoencoder
         checkpoint[CHECKPOINT_ENTRY] = {
             "unet": network_config(self.denoiser.network),
             "scheduler": {
@@ -267,7 +262,14 @@ class DomainModule(LightningModule):
                 "prediction_type": self.denoiser.prediction_type,
             },
             "card": self.card(),
+            "autoencoder": a and autoencoder_state(a.network, a.card),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what was trained in another space."""
+        theirs = checkpoint.get(CHECKPOINT_ENTRY, {}).get("card", {}).get("space", "pixels")
+        if theirs != self.domain.space:
+            raise ValueError(f"the checkpoint works on {theirs}, not on {self.domain.space}")
 
     def on_fit_end(self) -> None:
         """Write the domain folder; the weights are the averaged ones by now."""
@@ -280,5 +282,6 @@ class DomainModule(LightningModule):
             prediction_type=self.denoiser.prediction_type,
             card=self.card(),
             dtype=getattr(torch, self.save_dtype),
+            autoencoder=self.autoencoder,
         )
         log.info("Wrote the domain to %s", folder)

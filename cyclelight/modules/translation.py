@@ -18,7 +18,8 @@ class TranslationModule(LightningModule):
     Args:
         source: domain that the images belong to: a domain folder, a checkpoint of `fit`, or
             `owner/name` or `owner/name@revision` on the Hugging Face Hub.
-        target: domain to translate into; its schedule, resolution and channels are the source's.
+        target: domain to translate into; its schedule, resolution, channels and autoencoder are
+            the source's.
         method: how to translate: CycleDiffusion.
         steps: timesteps of the whole grid, 1 to the schedule's length (1000).
         eta: 0 to 1: how stochastic the chain is. Small keeps more of the image, 1 makes a code that
@@ -95,12 +96,13 @@ class TranslationModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The translated images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
-        y: Tensor = batch["image"]
+        source, target = self.method.source, self.method.target
+        y = source.to_states(batch["image"])
         noise = KeyedNoise(self.seed, batch["key"])
-        for state in self.method.stream(batch["image"], noise):
+        for state in self.method.stream(y, noise):
             y = state
             self.on_state()
-        return y
+        return target.to_images(y)
 
     def describe(self) -> str:
         """The method and its settings in one line."""

@@ -1,0 +1,89 @@
+"""Autoencoder folders: a diffusers AutoencoderKL or VQModel with a card, read and written.
+
+    FOLDER/config.json  diffusion_pytorch_model.safetensors  autoencoder.json
+
+Any such folder loads, whoever made it; `autoencoder.json` only adds the card. A domain folder of a
+latent space holds one as `vae/`.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, VQModel
+
+from cyclelight.autoencoder import Autoencoder
+from cyclelight.model_folder import check_weights, load_model, read_json
+
+KINDS = {kind.__name__: kind for kind in (AutoencoderKL, VQModel)}
+
+
+def load_autoencoder(path: str | Path, what: str = "autoencoder") -> Autoencoder:
+    """An autoencoder from a folder, in float32 on the CPU; `what` begins the messages of errors.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is not an autoencoder; the message says which part is wrong.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{what}: {path} does not exist; give an autoencoder folder")
+    if not (path / "config.json").is_file():
+        nested = [path / n for n in ("autoencoder", "vae") if (path / n / "config.json").is_file()]
+        hint = f"; did you mean {nested[0]}?" if nested else ""
+        raise ValueError(f"{what}: {path} is not an autoencoder folder: no config.json{hint}")
+    class_name = read_json(path / "config.json", what).get("_class_name")
+    if class_name not in KINDS:
+        raise ValueError(f"{what}: {path} holds a {class_name}, not one of {', '.join(KINDS)}")
+    check_weights(path, what)
+    card_file = path / "autoencoder.json"
+    card = read_json(card_file, what) if card_file.is_file() else {}
+    network = load_model(KINDS[class_name], path, what)
+    try:
+        return Autoencoder(network, card)
+    except ValueError as error:
+        raise ValueError(f"{what}: {path}: {error}") from error
+
+
+def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:
+    """Write an autoencoder folder; it appears whole or not at all, in the place of an older one.
+
+    Raises:
+        ValueError: `folder` exists and is something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} exists and is not an autoencoder folder; it is left as it is")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    copy = rebuild(autoencoder_state(autoencoder.network, autoencoder.card)).network
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        made = Path(temporary) / "autoencoder"
+        copy.save_pretrained(made, safe_serialization=True)
+        (made / "autoencoder.json").write_text(json.dumps(dict(autoencoder.card), indent=2) + "\n")
+        for file in made.rglob("*.safetensors"):
+            file.chmod(0o644)  # safetensors makes its files private
+        if folder.exists():
+            folder.rename(Path(temporary) / "old")
+        made.rename(folder)
+    return folder
+
+
+def autoencoder_state(network: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+    """All of an autoencoder as plain values and tensors, for `rebuild`; part of checkpoints."""
+    # What diffusers notes of its own, such as the path that a network came from, is left out.
+    config = {k: v for k, v in json.loads(network.to_json_string()).items() if k[0] != "_"}
+    return {
+        "class": type(network).__name__,
+        "config": config,
+        "state_dict": {name: value.cpu() for name, value in network.state_dict().items()},
+        "card": dict(card),
+    }
+
+
+def rebuild(state: Mapping[str, Any]) -> Autoencoder:
+    """The autoencoder of an `autoencoder_state`."""
+    network: Any = KINDS[state["class"]].from_config(state["config"])
+    network.load_state_dict(state["state_dict"])
+    return Autoencoder(network, state["card"])
