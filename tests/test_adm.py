@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from oracles import tiny_autoencoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
 from cyclelight.adapters.adm import ADMFlags, load_adm, save_adm
 from cyclelight.cli import main
-from cyclelight.domain_folder import load_domain
+from cyclelight.domain_folder import load_domain, save_domain
 from cyclelight.networks import resize
 from cyclelight.networks.adm import ADMSettings, ADMUNet
+from cyclelight.networks.unet import UNetSettings
+from cyclelight.schedule import NoiseSchedule
 
 VECTORS = Path(__file__).parent / "vectors" / "adm"
 SHAPES = {"formula_afhq256": "adm_afhq256_shapes.txt"}
@@ -230,6 +233,16 @@ def test_from_a_file_to_a_domain_and_back(
     # A domain folder is imported too; the card goes along.
     assert main(["import", to, "--to", str(tmp_path / "other")]) == 0
     assert load_domain(tmp_path / "other").card["data_licence"] == "CC0"
+
+
+def test_a_latent_domain_keeps_its_autoencoder(tmp_path: Path) -> None:
+    unet = UNetSettings((8,), 1, (), head_channels=8, norm_groups=8).build(resolution=8, channels=4)
+    theirs = tmp_path / "theirs"
+    save_domain(theirs, unet, NoiseSchedule(), card={}, autoencoder=tiny_autoencoder())
+    assert main(["import", str(theirs), "--to", str(tmp_path / "ours")]) == 0
+    a, b = load_domain(theirs), load_domain(tmp_path / "ours")
+    assert (a.space, a.shape, a.resolution) == (b.space, b.shape, b.card["resolution"])
+    assert b.card["name"] == "ours" and a.space.startswith("latents")
 
 
 class Bomb:

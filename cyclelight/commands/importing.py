@@ -11,11 +11,11 @@ from tabulate import tabulate
 from cyclelight.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
-from cyclelight.denoiser import NetworkDenoiser, PredictionType
+from cyclelight.denoiser import NetworkDenoiser
+from cyclelight.domain import Domain
 from cyclelight.domain_folder import load_domain, save_domain
-from cyclelight.networks import Network
+from cyclelight.hub import hub_name
 from cyclelight.networks.adm import ADMUNet
-from cyclelight.schedule import NoiseSchedule
 
 ADM_FILES = (".pt", ".pth", ".safetensors")
 
@@ -47,50 +47,56 @@ def import_(args: list[str]) -> int:
         to, flags = Path(options.to), ADMFlags(**options.flags.as_dict())
         if to.exists():
             raise ValueError(f"--to: {to} exists already; name a new folder")
-        if Path(options.source).is_dir() and not any(Path(options.source).iterdir()):
-            raise ValueError(f"{options.source} is an empty folder")
-        network, schedule, prediction_type, card = _read(options.source, flags)
+        domain = _read(options.source, flags)
     except ArgumentError as error:
         raise UsageError(explain(str(error))) from error
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    card["name"] = options.name or to.resolve().name
+    source = options.source if hub_name(options.source) else Path(options.source).name
+    card = {
+        **domain.card,
+        "name": options.name or to.resolve().name,
+        "resolution": domain.resolution,
+        "channels": domain.channels,
+        "imported_from": source,
+    }
     if options.data_licence:
         card["data_licence"] = options.data_licence
-    save_domain(to, network, schedule, prediction_type=prediction_type, card=card)
-    millions = sum(p.numel() for p in network.parameters()) / 1e6
-    print(f"Wrote {to}: {millions:.1f} M parameters, {card['resolution']} pixels.")
+    denoiser = domain.denoiser
+    assert isinstance(denoiser, NetworkDenoiser)
+    save_domain(
+        to,
+        denoiser.network,
+        domain.schedule,
+        prediction_type=denoiser.prediction_type,
+        card=card,
+        autoencoder=domain.autoencoder,
+    )
+    millions = sum(p.numel() for p in denoiser.network.parameters()) / 1e6
+    print(f"Wrote {to}: {millions:.1f} M parameters, {domain.resolution} pixels.")
     return 0
 
 
-def _read(
-    source: str, flags: ADMFlags
-) -> tuple[Network, NoiseSchedule, PredictionType, dict[str, Any]]:
-    """(network, schedule, prediction type, card) of whatever `source` is."""
+def _read(source: str, flags: ADMFlags) -> Domain:
+    """The domain of whatever `source` is."""
     path = Path(source)
-    if path.suffix in ADM_FILES:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-        schedule = flags.schedule
-        network: Network = load_adm(path, flags)
-        told = {name: value for name, value in asdict(flags).items() if value is not None}
-        print(_table(flags_of(network), told))
-        card: dict[str, Any] = {"data_licence": "not stated", "flags": told}
-        prediction_type: PredictionType = "epsilon"
-    else:
+    if path.suffix not in ADM_FILES:
         if flags != ADMFlags():
             raise ValueError(
                 f"--flags are for guided-diffusion's files ({', '.join(ADM_FILES)}), "
                 f"which {source} is not"
             )
-        domain = load_domain(source)
-        denoiser = domain.denoiser
-        assert isinstance(denoiser, NetworkDenoiser)
-        network, schedule = denoiser.network, domain.schedule
-        prediction_type, card = denoiser.prediction_type, dict(domain.card)
+        return load_domain(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    schedule = flags.schedule
+    network = load_adm(path, flags)
+    told = {name: value for name, value in asdict(flags).items() if value is not None}
+    print(_table(flags_of(network), told))
     config = network.config
-    card |= {"resolution": config.sample_size, "channels": config.in_channels}
-    return network, schedule, prediction_type, {**card, "imported_from": path.name}
+    card = {"data_licence": "not stated", "flags": told}
+    denoiser = NetworkDenoiser(network, schedule)
+    return Domain(denoiser, schedule, config.sample_size, config.in_channels, card=card)
 
 
 def _table(flags: dict[str, str], told: dict[str, Any]) -> str:
