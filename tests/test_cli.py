@@ -225,6 +225,14 @@ def test_help_lists_the_options(command: str, capsys: pytest.CaptureFixture[str]
     assert "--trainer.NAME" in page and "--trainer.benchmark" not in page
 
 
+def test_help_about_other_classes(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--model", "TinyModule", f"--data={__name__}.TinyData", "--help"]) == 0
+    page = capfd.readouterr().out
+    assert "--model.fail" in page and "--data.root" not in page
+    code, err = run("fit", "--model", "Nonesuch", "--help")
+    assert (code, err) == (2, "error: --model: there is no class Nonesuch\n")
+
+
 @pytest.mark.parametrize("command", ["lightning", "cyclelight"])
 def test_installed_program(command: str) -> None:
     """Both scripts and the module; without torch, so within a moment."""

@@ -8,6 +8,8 @@ would let a checkpoint's hyper-parameters override the command line.
 import logging
 import warnings
 from argparse import ArgumentError
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,8 +26,9 @@ from datamodules.domain_images import DomainImages
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-Other classes: --model CLASS and --data CLASS, by import path or short name. Every option of
-Lightning's Trainer is there as --trainer.NAME (--trainer.max_epochs, --trainer.devices, ...).
+Other classes: --model CLASS and --data CLASS, by import path or short name, and with --help for
+their options. Every option of Lightning's Trainer is there as --trainer.NAME
+(--trainer.max_epochs, --trainer.devices, ...).
 --print_config shows all options with their values as a configuration file."""
 
 
@@ -44,17 +47,23 @@ class Stage(LightningCLI):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    default_model: ClassVar[type[LightningModule]] = DomainModule
-    default_data: ClassVar[type[LightningDataModule]] = DomainImages
+    default_model: type[LightningModule] = DomainModule
+    default_data: type[LightningDataModule] = DomainImages
     output_required: ClassVar[bool] = False
     takes_checkpoint: ClassVar[bool] = True
     checkpoint_words: ClassVar[tuple[str | None, ...]] = (None,)
     config_name: ClassVar[str] = "config.yaml"
 
     def __init__(self, args: list[str]) -> None:
-        self.args = args
-        # jsonargparse lists the options of a fixed class only: let the help be about the defaults.
+        self.args = list(args)
+        # jsonargparse lists the options of a fixed class only: let the help be about the defaults,
+        # or the classes that are named.
         self.helping = bool({"-h", "--help"} & set(args))
+        if self.helping:
+            model = take_class(self.args, "model", LightningModule)
+            data = take_class(self.args, "data", LightningDataModule)
+            self.default_model = model or self.default_model
+            self.default_data = data or self.default_data
         output = "--output DIR" if self.output_required else "[--output DIR]"
         super().__init__(
             LightningModule if not self.helping else self.default_model,
@@ -159,6 +168,34 @@ class Stage(LightningCLI):
         for group in wrapped[:1] or groups[-1:]:
             return f"--{group}.{reason}"
         return reason
+
+
+def take_class(args: list[str], key: str, base: type) -> Any:
+    """The subclass of `base` that `--key NAME` or `--key=NAME` names, taken out of `args`, or None.
+
+    Raises:
+        UsageError: there is no such class.
+    """
+    given = [i for i, arg in enumerate(args) if arg.partition("=")[0] == f"--{key}"]
+    if not given:
+        return None
+    i = given[-1]
+    words = [args.pop(i)]
+    if "=" not in words[0] and i < len(args):
+        words.append(args.pop(i))
+    module, _, name = words[-1].rpartition("=")[2].rpartition(".")
+    if module:
+        with suppress(ImportError):
+            import_module(module)
+    classes, found = [base], None
+    while classes:
+        one = classes.pop()
+        classes += one.__subclasses__()
+        if one.__name__ == name and one.__module__ == (module or one.__module__):
+            found = one
+    if found is None:
+        raise UsageError(f"--{key}: there is no class {words[-1]}")
+    return found
 
 
 S = TypeVar("S", bound=Stage)
