@@ -12,7 +12,17 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     *("progress", "pixels", "schedule", "steps", "noise", "latent_code", "denoiser", "networks"),
     *("domain", "domain_folder", "encode", "decode", "sample", "invert", "cleanup", "methods"),
-    *("translate", "loss", "metrics", "outputs", "page", "report", "datamodules", "callbacks"),
+    *(
+        "translate",
+        "loss",
+        "metrics",
+        "outputs",
+        "checkpoints",
+        "page",
+        "report",
+        "datamodules",
+        "callbacks",
+    ),
     *("modules", "commands", "cli", "__main__"),
 ]
 # The public names of the package are gathered from below; nothing inside imports from there.

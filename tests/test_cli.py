@@ -189,13 +189,21 @@ def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: P
             "error: the disk is full (CYCLELIGHT_DEBUG=1 shows the traceback)",
         ),
         ("interrupt", 130, "interrupted; what was finished is kept"),
-        ("terminate", 143, "terminated; what was finished is kept"),
     ],
 )
 def test_stopped_while_running(fit: Run, fail: str, code: int, says: str) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert fit("--model.fail", fail) == (code, says + "\n")
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_terminated_while_running(fit: Run, tmp_path: Path) -> None:
+    """Without checkpoints at once, with them after the step in hand: see test_preemption.py."""
+    without = ("--trainer.enable_checkpointing", "false")
+    says = "terminated; what was finished is kept\n"
+    assert fit("--model.fail", "terminate", *without) == (143, says)
+    code, says = fit("--model.fail", "terminate")
+    assert code == 143 and says.startswith(f"stopped after step 1, saved in {tmp_path}")
 
 
 def test_fit_without_checkpoints(fit: Run, tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cyclelight.callbacks.gallery import Gallery
+from cyclelight.callbacks.preemption import Preemption
 from cyclelight.callbacks.progress import TranslationProgress
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
+from cyclelight.checkpoints import AtomicCheckpoints, newest_checkpoint
 from cyclelight.commands.stage import Stage, build
 from cyclelight.modules.translation import TranslationModule
 from cyclelight.report import Report
@@ -36,11 +39,13 @@ class Fit(Stage):
         if not self.config.ckpt_path:
             return
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
-        folder = Path(self.config.output) / "checkpoints"
-        if self.config.ckpt_path == "last" and not (folder / "last.ckpt").is_file():
-            # Not an error: a job that is submitted again and again begins the same way each time.
-            log.warning("There is no last.ckpt in %s: starting from the beginning.", folder)
-            self.config.ckpt_path = None
+        if self.config.ckpt_path == "last":
+            folder = Path(self.config.output) / "checkpoints"
+            newest = newest_checkpoint(folder)
+            if newest is None:
+                # Not an error: a job that is submitted again begins the same way each time.
+                log.warning("There is no checkpoint in %s: starting from the beginning.", folder)
+            self.config.ckpt_path = None if newest is None else str(newest)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard in one folder, so that a resumed run continues its curves."""
@@ -50,7 +55,12 @@ class Fit(Stage):
         kwargs["enable_checkpointing"] = settings.enable_checkpointing is not False
         if kwargs["enable_checkpointing"]:
             checkpoint = {**self.config_init.checkpoint, "dirpath": output / "checkpoints"}
-            self.trainer_defaults["callbacks"] = [ModelCheckpoint(**checkpoint)]
+            preemption = Preemption(output / "checkpoints" / "last.ckpt")
+            self.trainer_defaults["callbacks"] = [ModelCheckpoint(**checkpoint), preemption]
+        if not settings.plugins:
+            # Lightning's own handler under SLURM saves within the signal, amid a step.
+            slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+            kwargs["plugins"] = [AtomicCheckpoints(), *slurm]
         return super().instantiate_trainer(**kwargs)
 
 

@@ -197,9 +197,12 @@ class DomainModule(LightningModule):
         return weight * (eps - noise).square().mean(dim=(1, 2, 3))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step; what is random in it depends on (seed, global step, rank) alone."""
+        """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
         x_0 = batch["image"]
-        generator = keyed_generator(self.seed, "train", self.global_step, self.global_rank)
+        generator = keyed_generator(
+            self.seed, "train", self.global_step, batch_idx, self.global_rank
+        )
+        torch.manual_seed(generator.initial_seed())  # For dropout, which takes no generator.
         if self.flip:
             mirrored = torch.rand(len(x_0), generator=generator) < 0.5
             x_0 = torch.where(mirrored.view(-1, 1, 1, 1).to(x_0.device), x_0.flip(3), x_0)
