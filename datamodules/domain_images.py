@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
-from datamodules.order import TrainingOrder
+from datamodules.order import Batch, TrainingOrder, batch_loader, groups_of
 from datamodules.reading import (
     Files,
     ImageItem,
@@ -148,8 +148,9 @@ class DomainImages(LightningDataModule):
         warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
         loader = make_loader(
             self.train_images,
-            self.batch_size,
             self.num_workers,
+            in_memory=self.train_images.in_memory,
+            batch_size=self.batch_size,
             sampler=order,
             drop_last=drop_last,
         )
@@ -162,11 +163,16 @@ class DomainImages(LightningDataModule):
             order.begin(epoch, done * self.batch_size)
         return loader
 
-    def val_dataloader(self) -> DataLoader[ImageItem]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         assert self.val_images is not None, "setup comes first"
-        return make_loader(self.val_images, self.batch_size, self.num_workers)
+        return batch_loader(
+            self.val_images,
+            groups_of(len(self.val_images), self.batch_size),
+            self.num_workers,
+            self.trainer,
+        )
 
-    def test_dataloader(self) -> DataLoader[ImageItem]:
+    def test_dataloader(self) -> DataLoader[Batch]:
         return self.val_dataloader()
 
     def summary(self) -> dict[str, str | int]:

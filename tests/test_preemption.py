@@ -77,7 +77,7 @@ def arguments(output: Path, *more: object) -> list[str]:
 
 def kill(batch: int, **init_args: int) -> list[str]:
     arguments = ", ".join(f"{k}: {v}" for k, v in {"batch": batch, **init_args}.items())
-    entry = f"{{class_path: {__name__}.Kill, init_args: {{{arguments}}}}}"
+    entry = f"{{class_path: test_preemption.Kill, init_args: {{{arguments}}}}}"
     return ["--trainer.callbacks", f"[{entry}]"]
 
 
@@ -164,18 +164,15 @@ def test_one_signalled_process_stops_both(tmp_path: Path, batch: int = 2) -> Non
     """Two processes with one batch of 3 each an epoch, the second of them signalled."""
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 1)
     end = ("--checkpoint.every_n_train_steps", 4, "--trainer.max_steps", 4, *ddp)
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
 
     def run(*more: object) -> int:
         command = [sys.executable, "-m", "cyclelight", *map(str, more)]
-        return subprocess.run(
-            command, env=environment, cwd=root, timeout=300, capture_output=True
-        ).returncode
+        return subprocess.run(command, env=environment, timeout=300, capture_output=True).returncode
 
     assert run(*arguments(tmp_path / "whole", *end)) == 0
-    killed = [word.replace(__name__, "tests.test_preemption") for word in kill(batch, rank=1)]
-    assert run(*arguments(tmp_path / "parts", *end, *killed)) == 143
+    assert run(*arguments(tmp_path / "parts", *end, *kill(batch, rank=1))) == 143
     assert state(tmp_path / "parts")["global_step"] == batch
     assert run(*arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
     assert_same_fit(tmp_path / "parts", tmp_path / "whole")

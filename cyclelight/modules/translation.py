@@ -95,6 +95,8 @@ class TranslationModule(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The translated images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
         y: Tensor = batch["image"]
+        if not len(y):  # What a process without work gets.
+            return y
         noise = KeyedNoise(self.seed, batch["key"])
         for state in self.method.stream(batch["image"], noise):
             y = state
