@@ -25,3 +25,17 @@ def loss_weight(alpha_bar: Tensor, weighting: Weighting) -> Tensor:
     if weighting == "min_snr":
         return snr.clamp(max=5) / snr
     return snr.new_ones(snr.shape)
+
+
+def finite(loss: Tensor, step: int) -> Tensor:
+    """`loss` as it is: to be asked before its gradient reaches the weights, and these a checkpoint.
+
+    Raises:
+        RuntimeError: it is infinite or NaN.
+    """
+    if not loss.isfinite():
+        raise RuntimeError(
+            f"the loss is {loss.item()} at step {step}: try a lower learning_rate, a longer "
+            f"warmup_steps or trainer.gradient_clip_val; the checkpoints are kept"
+        )
+    return loss

@@ -67,6 +67,10 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # Whoever reads that the disk is full wants to know which.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

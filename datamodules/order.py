@@ -111,23 +111,20 @@ def batch_loader(
     groups: Sequence[Sequence[int]],
     num_workers: int,
     trainer: Trainer | None,
-    *,
-    at_least_one: bool = False,
 ) -> DataLoader[Batch]:
     """This process's share of some batches.
+
+    A process that would get none gets an empty one: Lightning skips a loop over nothing, at the end
+    of which processes meet.
 
     Args:
         images: where the images come from.
         groups: the indices of each batch, of all processes.
         num_workers: processes that decode images.
         trainer: whose processes share the batches; None for one process.
-        at_least_one: give an empty batch to a process that would get none: Lightning skips a loop
-            over nothing, at the end of which processes may have to meet.
     """
     processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-    if at_least_one:
-        groups = [*groups, *[()] * max(0, processes - len(groups))]
-    batches = Batches(images, groups)
+    batches = Batches(images, [*groups, *[()] * max(0, processes - len(groups))])
     sampler = Dealt(batches, processes, rank)
     # By name, and without a batch size: the items are batches.
     return make_loader(

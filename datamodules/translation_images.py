@@ -120,9 +120,7 @@ class TranslationImages(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The batches that are not done, dealt to the processes; of none to do, an empty one."""
         assert self.images is not None, "setup comes first"
-        return batch_loader(
-            self.images, self.groups(done=False), self.num_workers, self.trainer, at_least_one=True
-        )
+        return batch_loader(self.images, self.groups(done=False), self.num_workers, self.trainer)
 
     def source_pixels(self, key: str) -> Tensor:
         """The source of that key as the model sees it: (R, R, 3), uint8."""

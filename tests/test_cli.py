@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cyclelight.cli import main
+from cyclelight.commands.errors import one_line
 
 Run = Callable[..., tuple[int, str]]
 
@@ -240,3 +241,12 @@ def test_installed_program(command: str) -> None:
     arguments = [program] if command == "lightning" else [sys.executable, "-m", command]
     done = subprocess.run([*arguments, "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cyclelight 0.1.0\n", "")
+
+
+def test_a_workers_error_is_its_last_line() -> None:
+    told = one_line(
+        RuntimeError(
+            "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
+        )
+    )
+    assert told == "b: c"

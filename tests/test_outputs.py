@@ -62,6 +62,14 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    full = r"No space left on device: .*a\.png"
+    with pytest.raises(OSError, match=full), atomic(tmp_path / "a.png") as temporary:
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("anything")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_comes_back(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"fid": 1.5, "names": ["é"]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"fid": 1.5, "names": ["é"]}

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.checkpoints import AtomicCheckpoints, damage, newest_checkpoint
 from cyclelight.cli import main
+from cyclelight.modules.domain import DomainModule
 from datamodules.order import TrainingOrder
 
 CATS = str(Path(__file__).parents[1] / "docs" / "demo" / "cats")
@@ -157,6 +158,22 @@ def test_a_step_of_several_batches_is_finished(tmp_path: Path) -> None:
     assert state(tmp_path / "parts")["global_step"] == 3
     assert main(arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
     assert_same_fit(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = DomainModule.loss
+
+    def diverges(self: DomainModule, *args: torch.Tensor) -> torch.Tensor:
+        return loss(self, *args) * (torch.nan if self.global_step == 5 else 1)
+
+    monkeypatch.setattr(DomainModule, "loss", diverges)
+    assert main(arguments(tmp_path, "--checkpoint.every_n_train_steps", 2)) == 1
+    assert "the loss is nan at step 5: try a lower learning_rate" in capfd.readouterr().err
+    saved = state(tmp_path)
+    assert saved["global_step"] == 4
+    assert all(value.isfinite().all() for value in saved["current_model_state"].values())
 
 
 @pytest.mark.slow

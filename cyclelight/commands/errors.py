@@ -80,7 +80,10 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
 
 def one_line(error: BaseException) -> str:
     """The message of an exception, on one line."""
-    return " ".join(str(error).split())
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.strip().splitlines()[-1]  # Of a data-loading worker: its traceback's end.
+    return " ".join(text.split())
 
 
 def closest(word: str, words: Iterable[str]) -> str | None:

@@ -8,6 +8,9 @@ import time
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
+PARENT = "CYCLELIGHT_PARENT"
+"""Where a process tells its children its id."""
+
 
 def keep_signals(trainer: Trainer) -> None:
     """Leave our handlers alone.
@@ -25,9 +28,13 @@ def die_with_parent(trainer: Trainer) -> None:
     SLURM and torchrun, whose children are no one's here, watch theirs.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    if not isinstance(environment, LightningEnvironment) or trainer.local_rank == 0:
+    if not isinstance(environment, LightningEnvironment):
         return
-    parent = os.getppid()
+    if trainer.local_rank == 0:
+        # Told to the children, since one whose parent died early never sees it.
+        os.environ[PARENT] = str(os.getpid())
+        return
+    parent = int(os.environ.get(PARENT, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:

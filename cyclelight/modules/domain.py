@@ -26,9 +26,9 @@ from cyclelight.domain_folder import (
     save_domain,
     unet_config,
 )
-from cyclelight.loss import Weighting, loss_weight
+from cyclelight.loss import Weighting, finite, loss_weight
 from cyclelight.networks.unet import UNetSettings, build_unet, resize_unet
-from cyclelight.noise import keyed_generator
+from cyclelight.noise import keyed_generator, step_generator
 from cyclelight.schedule import NoiseSchedule
 from cyclelight.steps import add_noise
 
@@ -199,17 +199,14 @@ class DomainModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
         x_0 = batch["image"]
-        generator = keyed_generator(
-            self.seed, "train", self.global_step, batch_idx, self.global_rank
-        )
-        torch.manual_seed(generator.initial_seed())  # For dropout, which takes no generator.
+        generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
         if self.flip:
             mirrored = torch.rand(len(x_0), generator=generator) < 0.5
             x_0 = torch.where(mirrored.view(-1, 1, 1, 1).to(x_0.device), x_0.flip(3), x_0)
         T = self.denoiser.schedule.timesteps
         timesteps = torch.randint(T, (len(x_0),), generator=generator).to(x_0.device)
         noise = torch.randn(x_0.shape, generator=generator).to(x_0)
-        loss = self.loss(x_0, timesteps, noise).mean()
+        loss = finite(self.loss(x_0, timesteps, noise).mean(), self.global_step)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -226,6 +223,8 @@ class DomainModule(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Each image at one timestep of each range; timestep and noise depend on its key alone."""
         x_0, T, metrics = batch["image"], self.denoiser.schedule.timesteps, self._metrics()
+        if not len(x_0):  # What a process without images gets.
+            return
         for level, name in enumerate(self._levels()):
             low, high = T * level // LEVELS, T * (level + 1) // LEVELS
             generators = [keyed_generator(self.seed, key, "val", level) for key in batch["key"]]
