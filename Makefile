@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $@
 
 test: $(STAMP) ## run the tests, but for the slow ones
-	@$(BIN)/pytest -q -m "not slow and not slurm"
+	@$(BIN)/pytest -q -m "not slow"
 
 test-all: $(STAMP) ## run every test
 	@$(BIN)/pytest -q -m "not slurm"

@@ -244,9 +244,5 @@ def test_installed_program(command: str) -> None:
 
 
 def test_a_workers_error_is_its_last_line() -> None:
-    told = one_line(
-        RuntimeError(
-            "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
-        )
-    )
-    assert told == "b: c"
+    caught = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
+    assert one_line(RuntimeError(caught)) == "b: c"

@@ -192,6 +192,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # Logging counts steps across epochs, so short epochs lose nothing.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
+    # A process without validation images has nothing to count.
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric")
     # validate and test make no ModelCheckpoint, and need none.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
