@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint types format demo lock clean
+.PHONY: help setup test test-all test-slurm lint types format demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,13 @@ test: $(STAMP) ## run the tests, but for the slow ones
 	@$(BIN)/pytest -q -m "not slow"
 
 test-all: $(STAMP) ## run every test
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -m "not slurm"
+
+test-slurm: $(STAMP) ## start a SLURM on this machine and run the job scripts (root on Debian)
+	@command -v sbatch > /dev/null || { apt-get update -q && \
+		apt-get install -q -y --no-install-recommends slurm-wlm munge; } > /dev/null 2>&1 || \
+		echo "SLURM cannot be installed here: its tests are skipped" >&2
+	@$(BIN)/pytest -q -rsP -m slurm tests/test_slurm.py
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check --quiet .

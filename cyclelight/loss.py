@@ -109,3 +109,17 @@ def variance_loss(
     surprise = -(above - below).clamp(min=1e-12).log()
     first = (t == 0).view(-1, 1, 1, 1).to(x_0.device)
     return surprise.where(first, divergence).mean(dim=(1, 2, 3)) / math.log(2)
+
+
+def finite(loss: Tensor, step: int) -> Tensor:
+    """`loss` as it is: to be asked before its gradient reaches the weights, and these a checkpoint.
+
+    Raises:
+        RuntimeError: it is infinite or NaN.
+    """
+    if not loss.isfinite():
+        raise RuntimeError(
+            f"the loss is {loss.item()} at step {step}: try a lower learning_rate, a longer "
+            f"warmup_steps or trainer.gradient_clip_val; the checkpoints are kept"
+        )
+    return loss

@@ -24,6 +24,17 @@ def keyed_generator(*identity: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
+def step_generator(seed: int, step: int, batch: int, rank: int) -> torch.Generator:
+    """For one batch of one training step on one process.
+
+    It seeds torch's own generator too, for dropout, which takes no other: so what is random in a
+    step is the same after a resume, without any state being saved.
+    """
+    generator = keyed_generator(seed, "train", step, batch, rank)
+    torch.manual_seed(generator.initial_seed())
+    return generator
+
+
 @dataclass(frozen=True)
 class KeyedNoise:
     """Noise from a seed and one key per image.

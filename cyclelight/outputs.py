@@ -2,17 +2,22 @@
 
 images/<key>.png    the translated images, 8-bit
 manifest.jsonl      one line per image: {"key", "source", "output", "seed"}
+.lock               held by the run that is writing here
 """
 
+import errno
+import fcntl
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 from uuid import uuid4
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,6 +32,32 @@ class Entry(TypedDict):
     seed: int
 
 
+MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
+"""What a run makes of its images at the end."""
+
+
+@contextmanager
+def sole_use(root: Path) -> Iterator[None]:
+    """Keep other runs out of the output folder `root`, which is made.
+
+    The lock is the process's own: it ends with it, however that dies, and is not inherited by
+    workers that outlive it.
+
+    Raises:
+        ValueError: another run is writing there, or `root` is a file.
+        OSError: nothing can be written there.
+    """
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"the output folder {root} is a file")
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "a") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(f"another run is writing to the output folder {root}") from error
+        yield
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which replaces `path` at the end if nothing was raised."""
@@ -36,6 +67,10 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # Whoever reads that the disk is full wants to know which.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -95,31 +130,67 @@ class RunFolder:
         # One write to a file opened for appending: lines of several processes never mix.
         descriptor = os.open(self.manifest_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            os.write(descriptor, line.encode())
+            if os.write(descriptor, line.encode()) < len(line.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manifest_path))
         finally:
             os.close(descriptor)
 
     def manifest(self) -> dict[str, Entry]:
-        """The entries by key, sorted; the last one of each key. A cut-off last line is ignored."""
+        """The entries by key, sorted; the last one of each key.
+
+        A line that was cut off, by a crash or a full disk, is ignored, also with another behind it.
+        """
         if not self.manifest_path.exists():
             return {}
-        text = self.manifest_path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        entries: list[Entry] = [json.loads(line) for line in whole.splitlines()]
-        return dict(sorted({entry["key"]: entry for entry in entries}.items()))
+        entries: dict[str, Entry] = {}
+        for line in self.manifest_path.read_text(encoding="utf-8").split("\n")[:-1]:
+            with suppress(json.JSONDecodeError):
+                entry: Entry = json.loads(line)
+                entries[entry["key"]] = entry
+        return dict(sorted(entries.items()))
 
     def finished(self) -> dict[str, Entry]:
-        """The manifest's entries of this run's keys, in their order."""
-        return {key: entry for key, entry in self.manifest().items() if key in self._names}
+        """The manifest's entries of this run's keys whose images are there, in their order.
+
+        An entry is written after its image, which appears whole: what is listed is complete.
+        """
+        return {
+            key: entry
+            for key, entry in self.manifest().items()
+            if key in self._names and self.image_path(key).is_file()
+        }
+
+    def read_image(self, key: str) -> Tensor:
+        """The image of `key` as it was written: (H, W, 3), uint8.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        path = self.image_path(key)
+        try:
+            with Image.open(path) as image:
+                return torch.from_numpy(np.array(image.convert("RGB")))
+        except OSError as error:
+            raise ValueError(f"cannot read {path}, delete it and run again: {error}") from error
 
     def open_manifest(self) -> int:
-        """Begin the run: forget the entries of its keys; how many others there are.
+        """Begin the run, or go on with it: forget what is not there; how many other images are.
 
-        Other keys' images lie in the folder from an earlier run, so their entries stay.
+        Other keys' images lie in the folder from an earlier run, so their entries stay. Temporary
+        files of a run that was killed are removed.
         """
+        for path in self.root.rglob(".*.tmp"):
+            if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
+                path.unlink()
         others = {k: entry for k, entry in self.manifest().items() if k not in self._names}
-        self._rewrite(others)
+        self._rewrite(others | self.finished())
         return len(others)
+
+    def clear(self) -> None:
+        """Remove the images that the manifest lists, it, and what was made of them."""
+        entries = self.manifest().values()
+        for name in [*(entry["output"] for entry in entries), *MADE_OF_IMAGES, "manifest.jsonl"]:
+            (self.root / name).unlink(missing_ok=True)
 
     def close_manifest(self) -> None:
         """End the run: the manifest sorted by key, one line each, atomically. One process only."""

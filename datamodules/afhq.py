@@ -73,6 +73,7 @@ class AFHQ(DomainImages):
         num_workers: processes that decode images; none are started if the images are in memory.
         fit_mode: `crop` or `letterbox`; the images are square already.
         on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
+        seed: of the order of the training images.
 
     Raises:
         FileNotFoundError: `root` is a file that does not exist.
@@ -88,6 +89,7 @@ class AFHQ(DomainImages):
         num_workers: int = 2,
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
+        seed: int = 0,
     ) -> None:
         for name, value, known in (("version", version, Version), ("domain", domain, Animal)):
             if value not in get_args(known):
@@ -104,6 +106,7 @@ class AFHQ(DomainImages):
             num_workers=num_workers,
             fit_mode=fit_mode,
             on_error=on_error,
+            seed=seed,
         )
         # Where nodes share a disk, one process per node would write to the same file.
         self.prepare_data_per_node = False

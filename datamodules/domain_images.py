@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
+from datamodules.order import Batch, TrainingOrder, batch_loader, groups_of
 from datamodules.reading import (
     Files,
     ImageItem,
@@ -54,6 +57,8 @@ class DomainImages(LightningDataModule):
         num_workers: processes that decode images; none are started if the images are in memory.
         fit_mode: `crop` to the largest centred square, or `letterbox` on white.
         on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
+        seed: of the order of the training images; each epoch's follows from this and its number,
+            so that a resumed fit goes on in the same one.
 
     Raises:
         FileNotFoundError: a folder is missing.
@@ -70,6 +75,7 @@ class DomainImages(LightningDataModule):
         num_workers: int = 2,
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
+        seed: int = 0,
     ) -> None:
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
@@ -79,7 +85,7 @@ class DomainImages(LightningDataModule):
             raise ValueError(f"val {val!r} needs train, the sub-folder of the training images")
         self.root, self.train, self.val = Path(root), train, val
         self.val_fraction = val_fraction
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
         self.train_files: Files = []
@@ -143,22 +149,43 @@ class DomainImages(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ImageItem]:
         assert self.train_images is not None, "setup comes first"
-        processes = self.trainer.world_size if self.trainer else 1
+        processes, rank = 1, 0
+        if self.trainer:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
         # A last, smaller batch would weigh its images more; but never drop the only batch.
         drop_last = len(self.train_images) >= self.batch_size * processes
-        return make_loader(
+        order = TrainingOrder(
+            self.train_images, processes, rank, seed=self.seed, drop_last=drop_last
+        )
+        # Lightning knows only one kind of loader that can resume, and this is not it.
+        warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
+        loader = make_loader(
             self.train_images,
-            self.batch_size,
             self.num_workers,
-            shuffle=True,
+            in_memory=self.train_images.in_memory,
+            batch_size=self.batch_size,
+            sampler=order,
             drop_last=drop_last,
         )
+        if self.trainer:
+            # Restored by now. Lightning's number of the epoch depends on when it was saved.
+            total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            limit = self.trainer.limit_train_batches
+            whole = len(loader) * limit if isinstance(limit, float) else min(len(loader), limit)
+            epoch, done = divmod(total.processed, max(1, int(whole)))
+            order.begin(epoch, done * self.batch_size)
+        return loader
 
-    def val_dataloader(self) -> DataLoader[ImageItem]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         assert self.val_images is not None, "setup comes first"
-        return make_loader(self.val_images, self.batch_size, self.num_workers)
+        return batch_loader(
+            self.val_images,
+            groups_of(len(self.val_images), self.batch_size),
+            self.num_workers,
+            self.trainer,
+        )
 
-    def test_dataloader(self) -> DataLoader[ImageItem]:
+    def test_dataloader(self) -> DataLoader[Batch]:
         return self.val_dataloader()
 
     def summary(self) -> dict[str, str | int]:

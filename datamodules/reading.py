@@ -197,15 +197,14 @@ def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: st
 
 
 def make_loader(
-    images: SquareImages, batch_size: int, num_workers: int, **options: Any
-) -> DataLoader[ImageItem]:
-    """Batches of `images`; with workers only where there are files to decode."""
-    workers = 0 if images.in_memory else num_workers
-    if images.in_memory:  # Lightning would advise workers, which would only slow this down.
+    items: Dataset[Any], num_workers: int, *, in_memory: bool, **options: Any
+) -> DataLoader[Any]:
+    """torch's loader of `items`; with workers only where there are files to decode."""
+    workers = 0 if in_memory else num_workers
+    if in_memory:  # Lightning would advise workers, which would only slow this down.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
     return DataLoader(
-        images,
-        batch_size=batch_size,  # By name: Lightning cannot remake the loader otherwise.
+        items,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,6 +1,7 @@
 """The images to translate: a file, a folder or a pattern."""
 
 import glob
+from collections.abc import Collection
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
@@ -8,15 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
+from datamodules.order import Batch, batch_loader, groups_of
 from datamodules.reading import (
     Files,
-    ImageItem,
     OnError,
     SquareImages,
     check_loading,
     is_image_name,
     list_images,
-    make_loader,
 )
 
 
@@ -67,6 +67,8 @@ class TranslationImages(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
+        self.done: Collection[str] = frozenset()
+        """Keys of the images that an earlier run has finished; set before the loader is made."""
         self.images: SquareImages | None = None
         self.reference_images: SquareImages | None = None
         """The real images of the target, if there is a `reference`; known after `setup`."""
@@ -104,9 +106,21 @@ class TranslationImages(LightningDataModule):
                 self.reference_files, resolution, self.fit_mode, self.on_error
             )
 
-    def predict_dataloader(self) -> DataLoader[ImageItem]:
+    def groups(self, *, done: bool) -> list[range]:
+        """Of the batches, as indices of `images`, those with all images done, or the others.
+
+        Images and batches are always the same ones, so that a run which goes on where another was
+        stopped gives what an undisturbed one would have given, to the last bit.
+        """
         assert self.images is not None, "setup comes first"
-        return make_loader(self.images, self.batch_size, self.num_workers)
+        keys = [key for key, _ in self.images.files]
+        groups = groups_of(len(keys), self.batch_size)
+        return [g for g in groups if all(keys[index] in self.done for index in g) == done]
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The batches that are not done, dealt to the processes; of none to do, an empty one."""
+        assert self.images is not None, "setup comes first"
+        return batch_loader(self.images, self.groups(done=False), self.num_workers, self.trainer)
 
     def source_pixels(self, key: str) -> Tensor:
         """The source of that key as the model sees it: (R, R, 3), uint8."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cyclelight.cli import main
+from cyclelight.commands.errors import one_line
 
 Run = Callable[..., tuple[int, str]]
 
@@ -189,13 +190,21 @@ def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: P
             "error: the disk is full (CYCLELIGHT_DEBUG=1 shows the traceback)",
         ),
         ("interrupt", 130, "interrupted; what was finished is kept"),
-        ("terminate", 143, "terminated; what was finished is kept"),
     ],
 )
 def test_stopped_while_running(fit: Run, fail: str, code: int, says: str) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert fit("--model.fail", fail) == (code, says + "\n")
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_terminated_while_running(fit: Run, tmp_path: Path) -> None:
+    """Without checkpoints at once, with them after the step in hand: see test_preemption.py."""
+    without = ("--trainer.enable_checkpointing", "false")
+    says = "terminated; what was finished is kept\n"
+    assert fit("--model.fail", "terminate", *without) == (143, says)
+    code, says = fit("--model.fail", "terminate")
+    assert code == 143 and says.startswith(f"stopped after step 1, saved in {tmp_path}")
 
 
 def test_fit_without_checkpoints(fit: Run, tmp_path: Path) -> None:
@@ -240,3 +249,8 @@ def test_installed_program(command: str) -> None:
     arguments = [program] if command == "lightning" else [sys.executable, "-m", command]
     done = subprocess.run([*arguments, "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cyclelight 0.1.0\n", "")
+
+
+def test_a_workers_error_is_its_last_line() -> None:
+    caught = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
+    assert one_line(RuntimeError(caught)) == "b: c"

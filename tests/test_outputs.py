@@ -62,6 +62,14 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    full = r"No space left on device: .*a\.png"
+    with pytest.raises(OSError, match=full), atomic(tmp_path / "a.png") as temporary:
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("anything")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_comes_back(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"fid": 1.5, "names": ["é"]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"fid": 1.5, "names": ["é"]}
@@ -80,16 +88,23 @@ def test_the_manifest_is_sorted_without_repetitions(tmp_path: Path) -> None:
     ]
 
 
-def test_a_later_run_begins_its_own_keys_anew(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path, ["a.jpg", "b.jpg"])
+def test_a_later_run_goes_on(tmp_path: Path) -> None:
+    image = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    first = RunFolder(tmp_path, ["a.jpg", "b.jpg", "d.jpg"])
     first.open_manifest()
-    for key in ("a.jpg", "b.jpg"):
+    for key in ("a.jpg", "b.jpg", "d.jpg"):
+        first.write_image(key, image)
         first.add_to_manifest(key, key, 0)
-    second = RunFolder(tmp_path, ["b.jpg", "c.jpg"])
+    first.image_path("d.jpg").unlink()
+    second = RunFolder(tmp_path, ["b.jpg", "c.jpg", "d.jpg"])
     assert second.open_manifest() == 1
-    assert second.finished() == {} and list(second.manifest()) == ["a.jpg"]
-    second.add_to_manifest("c.jpg", "c.jpg", 0)
-    assert list(second.finished()) == ["c.jpg"] and list(second.manifest()) == ["a.jpg", "c.jpg"]
+    assert list(second.finished()) == ["b.jpg"] and list(second.manifest()) == ["a.jpg", "b.jpg"]
+    assert torch.equal(second.read_image("b.jpg"), image)
+    second.image_path("b.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="delete it and run again"):
+        second.read_image("b.jpg")
+    second.clear()
+    assert [path.name for path in tmp_path.rglob("*")] == ["images"]
 
 
 def test_a_line_cut_off_by_a_crash_is_ignored(tmp_path: Path) -> None:
@@ -97,6 +112,8 @@ def test_a_line_cut_off_by_a_crash_is_ignored(tmp_path: Path) -> None:
     folder.add_to_manifest("a.jpg", "a.jpg", 0)
     with folder.manifest_path.open("a") as file:
         file.write('{"key": "b.jp')
+    assert list(folder.manifest()) == ["a.jpg"]
+    folder.add_to_manifest("b.jpg", "b.jpg", 0)  # Of another process, into the same line.
     assert list(folder.manifest()) == ["a.jpg"]
     folder.close_manifest()
     assert len(folder.manifest_path.read_text().splitlines()) == 1
@@ -113,4 +130,4 @@ def test_lines_written_at_once_do_not_mix(tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(groups)) as pool:
         list(pool.map(append, groups))
     keys = sorted(key for group in groups for key in group)
-    assert list(RunFolder(tmp_path, keys).finished()) == keys
+    assert list(RunFolder(tmp_path, keys).manifest()) == keys

@@ -10,7 +10,7 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from cyclelight.callbacks.writer import translation_data
+from cyclelight.callbacks.writer import run_folder, translation_data
 from cyclelight.domain import Domain
 from cyclelight.metrics.protocol import Protocol, protocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES
@@ -21,6 +21,7 @@ from cyclelight.pixels import to_uint8
 from cyclelight.report import Report
 from cyclelight.sample import sample
 from datamodules import DomainImages
+from datamodules.order import groups_of
 from datamodules.reading import SquareImages
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class TranslationScores(Callback):
     dog or wild animal, or if `classes` says which. The pixels judged are those that are saved.
 
     With several processes each keeps what it knows of its own images; the first one gathers that.
+    Images that an earlier run finished are read back and judged like the others.
 
     Args:
         protocol: how FID and KID are taken: default (works offline), cyclediffusion or egsde.
@@ -82,6 +84,19 @@ class TranslationScores(Callback):
             assert isinstance(target, Domain)
             self.classes = target.name if target.name in IMAGENET_CLASSES else None
         self.judge.to(pl_module.device)
+        self._judge_earlier(trainer)
+
+    def _judge_earlier(self, trainer: Trainer) -> None:
+        """Judge this process's share of what an earlier run finished, in the very same batches."""
+        data, folder = translation_data(trainer), run_folder(trainer)
+        groups = data.groups(done=True)[trainer.global_rank :: trainer.world_size]
+        device = trainer.strategy.root_device
+        for group in _progress(groups, trainer, "earlier images"):
+            assert data.images is not None
+            keys = [data.images.files[index][0] for index in group]
+            images = torch.stack([folder.read_image(key) for key in keys]).to(device)
+            sources = torch.stack([data.images.pixels(index) for index in group]).to(device)
+            self._judged |= zip(keys, self.judge(images, sources), strict=True)
 
     def on_predict_batch_end(
         self,
@@ -93,8 +108,9 @@ class TranslationScores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
-        judged = self.judge(to_uint8(outputs), to_uint8(batch["image"]))
-        self._judged |= zip(batch["key"], judged, strict=True)
+        if batch["key"]:
+            judged = self.judge(to_uint8(outputs), to_uint8(batch["image"]))
+            self._judged |= zip(batch["key"], judged, strict=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
@@ -187,8 +203,9 @@ class SampleScores(Callback):
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
         samples: dict[str, Judged] = {}
-        mine = keys[trainer.global_rank :: trainer.world_size]
-        for batch in _progress(_batches(mine, self.batch_size), trainer, "samples"):
+        groups = groups_of(len(keys), self.batch_size)
+        mine = [keys[g.start : g.stop] for g in groups[trainer.global_rank :: trainer.world_size]]
+        for batch in _progress(mine, trainer, "samples"):
             images = to_uint8(
                 sample(
                     _domain(pl_module), len(batch), steps=self.steps, eta=self.eta, seed=self.seed,
@@ -238,9 +255,10 @@ def judge_shard(
 ) -> dict[str, Judged]:
     """This process's share of some images, judged, by their keys."""
     judged: dict[str, Judged] = {}
-    mine = range(trainer.global_rank, len(images), trainer.world_size)
+    # Whole batches, since the last bits depend on their shape.
+    mine = groups_of(len(images), BATCH)[trainer.global_rank :: trainer.world_size]
     device = trainer.strategy.root_device
-    for batch in _progress(_batches(mine, BATCH), trainer, label):
+    for batch in _progress(mine, trainer, label):
         pixels = torch.stack([images.pixels(index) for index in batch]).to(device)
         keys = [images.files[index][0] for index in batch]
         judged |= zip(keys, judge(pixels), strict=True)
@@ -255,10 +273,6 @@ def gather(judged: dict[str, Judged]) -> dict[str, Judged]:
     parts: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
     torch.distributed.gather_object(judged, parts)
     return {key: value for part in parts or [] for key, value in part.items()}
-
-
-def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _progress(batches: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]:

@@ -32,7 +32,8 @@ class ImageWriter(Callback):
     """Writes each predicted image to the run folder as soon as it is finished.
 
     Predictions are (B, 3, R, R), float [-1, 1], of batches with `key` and `path`; the module has a
-    `seed`. With several processes each writes its own images.
+    `seed`. With several processes each writes its own images. What an earlier run has finished in
+    the same folder is left out of the data.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,6 +49,8 @@ class ImageWriter(Callback):
                     f"does not make; they stay there and in its manifest"
                 )
         trainer.strategy.barrier()
+        # No process begins before all are past the next barrier, when the loaders are made.
+        translation_data(trainer).done = frozenset(self.folder.finished())
 
     def on_predict_batch_end(
         self,
@@ -61,6 +64,12 @@ class ImageWriter(Callback):
         assert isinstance(outputs, Tensor) and len(outputs) == len(batch["key"])
         seed = pl_module.seed
         assert isinstance(seed, int)
+        for key, image in zip(batch["key"], outputs, strict=True):
+            if not image.isfinite().all():
+                raise RuntimeError(
+                    f"the translation of {key} has values that are not finite: the weights of the "
+                    f"domains are damaged, or trainer.precision is too low for them"
+                )
         pixels = to_uint8(outputs).cpu()
         for key, path, image in zip(batch["key"], batch["path"], pixels, strict=True):
             self.folder.write_image(key, image)

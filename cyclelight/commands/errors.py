@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from types import FrameType
 
 DEBUG = "CYCLELIGHT_DEBUG"
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""The signals whose handlers are put back at the end; a fit handles SIGUSR1."""
 
 
 class UsageError(ValueError):
@@ -24,7 +26,7 @@ def guarded(run: Callable[[], int]) -> int:
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
-        before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+        before = {s: signal.getsignal(s) for s in HANDLED}
         signal.signal(signal.SIGTERM, _terminate)
     try:
         code = run()
@@ -59,7 +61,8 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
         case SystemExit(__context__=KeyboardInterrupt()):
             return 130, "interrupted; what was finished is kept"
         case SystemExit(code=143):
-            return 143, "terminated; what was finished is kept"
+            notes = getattr(error, "__notes__", ["terminated; what was finished is kept"])
+            return 143, notes[0]
         case SystemExit(code=code):
             return (code, None) if isinstance(code, int) else (int(code is not None), None)
         case BrokenPipeError():
@@ -77,7 +80,10 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
 
 def one_line(error: BaseException) -> str:
     """The message of an exception, on one line."""
-    return " ".join(str(error).split())
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.strip().splitlines()[-1]  # Of a data-loading worker: its traceback's end.
+    return " ".join(text.split())
 
 
 def closest(word: str, words: Iterable[str]) -> str | None:

@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from cyclelight.commands.errors import UsageError, one_line
 from cyclelight.commands.parsing import explain
+from cyclelight.commands.processes import die_with_parent, keep_signals
 from cyclelight.modules.domain import DomainModule
 from datamodules.domain_images import DomainImages
 
@@ -141,7 +142,10 @@ class Stage(LightningCLI):
         """Without logs and checkpoints, unless a stage or the user asks for them."""
         for key in ("logger", "enable_checkpointing"):
             kwargs.setdefault(key, self.config_init.trainer[key] or False)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        keep_signals(trainer)
+        die_with_parent(trainer)
+        return trainer
 
     def instantiate_classes(self) -> None:
         """What a constructor refuses is told as the option that set it."""
@@ -217,11 +221,16 @@ def _quieten() -> None:
     logging.getLogger("cyclelight").setLevel(logging.INFO)
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # Where it says that a process died, and so ends the others.
+    launcher = "lightning.fabric.strategies.launchers.subprocess_script"
+    logging.getLogger(launcher).setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # Logging counts steps across epochs, so short epochs lose nothing.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
+    # A process without validation images has nothing to count.
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric")
     # validate and test make no ModelCheckpoint, and need none.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")

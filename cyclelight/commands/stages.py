@@ -2,25 +2,35 @@
 
 import logging
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cyclelight.callbacks.gallery import Gallery
+from cyclelight.callbacks.preemption import Preemption
 from cyclelight.callbacks.progress import TranslationProgress
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
+from cyclelight.checkpoints import AtomicCheckpoints, newest_checkpoint
+from cyclelight.commands.errors import UsageError
 from cyclelight.commands.stage import Stage, build
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
+from cyclelight.outputs import RunFolder, sole_use
 from cyclelight.report import Report
 from datamodules.translation_images import TranslationImages
 
 log = logging.getLogger(__name__)
+
+INDIFFERENT = ("data.batch_size", "data.num_workers", "data.reference")
+"""Settings that may change between two runs of `predict` into one folder."""
 
 
 class Fit(Stage):
@@ -37,11 +47,13 @@ class Fit(Stage):
         if not self.config.ckpt_path:
             return
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
-        folder = Path(self.config.output) / "checkpoints"
-        if self.config.ckpt_path == "last" and not (folder / "last.ckpt").is_file():
-            # Not an error: a job that is submitted again and again begins the same way each time.
-            log.warning("There is no last.ckpt in %s: starting from the beginning.", folder)
-            self.config.ckpt_path = None
+        if self.config.ckpt_path == "last":
+            folder = Path(self.config.output) / "checkpoints"
+            newest = newest_checkpoint(folder)
+            if newest is None:
+                # Not an error: a job that is submitted again begins the same way each time.
+                log.warning("There is no checkpoint in %s: starting from the beginning.", folder)
+            self.config.ckpt_path = None if newest is None else str(newest)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard in one folder, so that a resumed run continues its curves."""
@@ -51,7 +63,12 @@ class Fit(Stage):
         kwargs["enable_checkpointing"] = settings.enable_checkpointing is not False
         if kwargs["enable_checkpointing"]:
             checkpoint = {**self.config_init.checkpoint, "dirpath": output / "checkpoints"}
-            self.trainer_defaults["callbacks"] = [ModelCheckpoint(**checkpoint)]
+            preemption = Preemption(output / "checkpoints" / "last.ckpt")
+            self.trainer_defaults["callbacks"] = [ModelCheckpoint(**checkpoint), preemption]
+        if not settings.plugins:
+            # Lightning's own handler under SLURM saves within the signal, amid a step.
+            slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+            kwargs["plugins"] = [AtomicCheckpoints(), *slurm]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -96,9 +113,20 @@ class Predict(Stage):
     scores: TranslationScores
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """How to score."""
+        """How to score, and what to do with an earlier run's images."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(TranslationScores, "scores", instantiate=False)
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="Start over: remove what an earlier run left in the output folder. Without it, "
+            "the images that are there already are kept, and only the others are made.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Overwriting is for this once: the configuration that is kept serves to go on."""
+        super().before_instantiate_classes()
+        self.overwrite, self.config.overwrite = self.config.overwrite, False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With the writer of the images, the figures and the page that shows both."""
@@ -134,9 +162,46 @@ def test(args: list[str]) -> int:
 def predict(args: list[str]) -> int:
     """`lightning predict`; the exit code."""
     cli = build(Predict, args)
-    cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+    folder = RunFolder(cli.config.output)
+    with ExitStack() as stack:
+        try:
+            if cli.trainer.is_global_zero:
+                stack.enter_context(sole_use(folder.root))
+                if cli.overwrite:
+                    folder.clear()
+            if not cli.overwrite:
+                check_same_run(cli, folder)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     _show(cli.scores.report)
     return 0
+
+
+def check_same_run(cli: Predict, folder: RunFolder) -> None:
+    """ValueError if the images in the folder were made by other settings than the present ones."""
+    path = folder.root / cli.config_name
+    if not folder.manifest() or not path.is_file():
+        return
+    there = _decisive(yaml.safe_load(path.read_text()))
+    now = _decisive(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
+    names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
+    if names:
+        told = "; ".join(f"--{name} was {there.get(name)}, now {now.get(name)}" for name in names)
+        raise ValueError(
+            f"the images in {folder.root} were made otherwise: {told}; take another --output, or "
+            f"start over with --overwrite"
+        )
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what the images are, by the names of their options."""
+    found = {"trainer.precision": config.get("trainer", {}).get("precision")}
+    for group in ("model", "data"):
+        found[group] = config.get(group, {}).get("class_path")
+        settings = config.get(group, {}).get("init_args", {})
+        found |= {f"{group}.{name}": value for name, value in settings.items()}
+    return {name: value for name, value in found.items() if name not in INDIFFERENT}
 
 
 def _show(report: Report | None) -> None:

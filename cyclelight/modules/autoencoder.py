@@ -14,10 +14,11 @@ from cyclelight.autoencoder import Autoencoder
 from cyclelight.autoencoder_folder import autoencoder_state, rebuild, save_autoencoder
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import log_images
+from cyclelight.loss import finite
 from cyclelight.metrics.faithfulness import psnr
 from cyclelight.modules.training import LearningRates, adamw, check_settings, mirror, versions
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
-from cyclelight.noise import keyed_generator
+from cyclelight.noise import step_generator
 from cyclelight.pixels import to_uint8
 
 log = logging.getLogger(__name__)
@@ -105,9 +106,9 @@ class AutoencoderModule(LightningModule):
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step; what is random in it depends on (seed, global step, rank) alone."""
+        """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
         x = batch["image"]
-        generator = keyed_generator(self.seed, "train", self.global_step, self.global_rank)
+        generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
         if self.flip:
             x = mirror(x, generator)
         posterior = self.network.encode(x).latent_dist
@@ -117,11 +118,13 @@ class AutoencoderModule(LightningModule):
         kl = posterior.kl().mean()  # summed over an image's latents
         self.log("train/l1", l1, prog_bar=True)
         self.log("train/kl", kl)
-        return l1 + self.kl_weight * kl / x[0].numel()
+        return finite(l1 + self.kl_weight * kl / x[0].numel(), self.global_step)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Reconstructions from the posterior's mean, as a domain will make them."""
         x = batch["image"]
+        if not len(x):  # What a process without images gets.
+            return
         x_hat = self.network.decode(self.network.encode(x).latent_dist.mode()).sample
         pixels = to_uint8(x_hat)
         self.val_l1.update((x - x_hat).abs().mean(dim=(1, 2, 3)))

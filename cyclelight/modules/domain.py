@@ -25,11 +25,11 @@ from cyclelight.domain_folder import (
     network_config,
     save_domain,
 )
-from cyclelight.loss import Weighting, denoising_loss
+from cyclelight.loss import Weighting, denoising_loss, finite
 from cyclelight.modules.training import LearningRates, adamw, check_settings, mirror, versions
 from cyclelight.networks import NetworkSettings, resize
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.noise import keyed_generator
+from cyclelight.noise import keyed_generator, step_generator
 from cyclelight.schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
@@ -179,9 +179,9 @@ class DomainModule(LightningModule):
         return denoising_loss(self.denoiser, x_0, timesteps, noise, weighting=self.weighting)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step; what is random in it depends on (seed, global step, rank) alone."""
+        """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
         x_0 = batch["image"]
-        generator = keyed_generator(self.seed, "train", self.global_step, self.global_rank)
+        generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
         if self.flip:
             x_0 = mirror(x_0, generator)
         with torch.no_grad():
@@ -189,7 +189,7 @@ class DomainModule(LightningModule):
         T = self.denoiser.schedule.timesteps
         timesteps = torch.randint(T, (len(x_0),), generator=generator).to(x_0.device)
         noise = torch.randn(x_0.shape, generator=generator).to(x_0)
-        loss = self.loss(x_0, timesteps, noise).mean()
+        loss = finite(self.loss(x_0, timesteps, noise).mean(), self.global_step)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -205,6 +205,8 @@ class DomainModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Each image at one timestep of each range; timestep and noise depend on its key alone."""
+        if not len(batch["image"]):  # What a process without images gets.
+            return
         x_0 = self.domain.to_states(batch["image"])
         T, metrics = self.denoiser.schedule.timesteps, self._metrics()
         for level, name in enumerate(self._levels()):

@@ -96,6 +96,8 @@ class TranslationModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The translated images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
+        if not len(batch["image"]):  # What a process without work gets.
+            return batch["image"]
         source, target = self.method.source, self.method.target
         y = source.to_states(batch["image"])
         noise = KeyedNoise(self.seed, batch["key"])

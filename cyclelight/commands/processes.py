@@ -1,0 +1,45 @@
+"""Signals and the deaths of other processes, which Lightning treats in ways of its own."""
+
+import os
+import signal
+import threading
+import time
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Trainer
+
+PARENT = "CYCLELIGHT_PARENT"
+"""Where a process tells its children its id."""
+
+
+def keep_signals(trainer: Trainer) -> None:
+    """Leave our handlers alone.
+
+    Lightning's would communicate with the other processes from within the handler, whatever these
+    are at, and would end a fit between the batches of one step.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def die_with_parent(trainer: Trainer) -> None:
+    """End this process when the one that started it for its share of the work has died.
+
+    Lightning ends all when a child dies, but a child may go on alone, for hours in `predict`.
+    SLURM and torchrun, whose children are no one's here, watch theirs.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment):
+        return
+    if trainer.local_rank == 0:
+        # Told to the children, since one whose parent died early never sees it.
+        os.environ[PARENT] = str(os.getpid())
+        return
+    parent = int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        # Nothing gentler reaches a process that waits for the dead one. Files are whole anyway.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

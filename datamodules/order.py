@@ -1,0 +1,132 @@
+"""In which order images come, and to which process: the same whatever was interrupted."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from datamodules.reading import SquareImages, make_loader
+
+
+class Batch(TypedDict):
+    """image: (B, 3, R, R), float32 [-1, 1]; key, path: of each image, see `ImageItem`."""
+
+    image: Tensor
+    key: list[str]
+    path: list[str]
+
+
+class TrainingOrder(DistributedSampler[int]):
+    """A shuffled order for each epoch that follows from (seed, epoch), dealt to the processes.
+
+    A fit that is resumed within an epoch asks only for what is left of it. Being torch's own kind,
+    Lightning calls its `set_epoch` and puts no sampler of its own in its place.
+
+    Args:
+        images: what is ordered.
+        processes: how many share it; each gets as many images.
+        rank: which of them this one is.
+        seed: another one gives another order.
+        drop_last: leave out what cannot be dealt evenly, rather than deal some twice.
+    """
+
+    def __init__(
+        self,
+        images: Dataset[object],
+        processes: int,
+        rank: int,
+        *,
+        seed: int,
+        drop_last: bool,
+    ) -> None:
+        super().__init__(images, processes, rank, shuffle=True, seed=seed, drop_last=drop_last)
+        self.begin(0, 0)
+
+    def begin(self, epoch: int, done: int) -> None:
+        """Begin with this epoch, of which this process has seen `done` images already."""
+        self._first_epoch, self._done = epoch, done
+        self.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(super().__iter__())
+        return iter(order[self._done if self.epoch == self._first_epoch else 0 :])
+
+
+class Batches(Dataset[Batch]):
+    """The batches themselves as items, so that each image keeps its neighbours.
+
+    The last bits of a result depend on the shape of its batch. With batches that do not depend on
+    the number of processes, nor on what an earlier run has finished, the results do not either.
+
+    Args:
+        images: where the images come from.
+        groups: the indices of each batch; an empty one gives an empty batch.
+    """
+
+    def __init__(self, images: SquareImages, groups: Sequence[Sequence[int]]) -> None:
+        self.images, self.groups = images, groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Batch:
+        items = [self.images[i] for i in self.groups[index]]
+        side = self.images.resolution
+        images = [item["image"] for item in items]
+        return {
+            "image": torch.stack(images) if images else torch.empty(0, 3, side, side),
+            "key": [item["key"] for item in items],
+            "path": [item["path"] for item in items],
+        }
+
+
+class Dealt(DistributedSampler[int]):
+    """Items 0, 1, 2, ... dealt to the processes in turn, none of them twice; some may get one more.
+
+    Being torch's own kind, Lightning puts no sampler in its place, which would deal some twice.
+    """
+
+    def __init__(self, items: Dataset[Batch], processes: int, rank: int) -> None:
+        super().__init__(items, processes, rank, shuffle=False)
+        self._mine = range(rank, len(items), processes)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._mine)
+
+    def __len__(self) -> int:
+        return len(self._mine)
+
+
+def groups_of(count: int, size: int) -> list[range]:
+    """0 .. count - 1 in runs of `size`; the last may be shorter."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def batch_loader(
+    images: SquareImages,
+    groups: Sequence[Sequence[int]],
+    num_workers: int,
+    trainer: Trainer | None,
+) -> DataLoader[Batch]:
+    """This process's share of some batches.
+
+    A process that would get none gets an empty one: Lightning skips a loop over nothing, at the end
+    of which processes meet.
+
+    Args:
+        images: where the images come from.
+        groups: the indices of each batch, of all processes.
+        num_workers: processes that decode images.
+        trainer: whose processes share the batches; None for one process.
+    """
+    processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    batches = Batches(images, [*groups, *[()] * max(0, processes - len(groups))])
+    sampler = Dealt(batches, processes, rank)
+    # By name, and without a batch size: the items are batches.
+    return make_loader(
+        batches, num_workers, in_memory=images.in_memory, batch_size=None, sampler=sampler
+    )

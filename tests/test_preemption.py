@@ -1,0 +1,265 @@
+"""Fits that are ended early and resumed: equal to undisturbed ones, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from cyclelight.callbacks.preemption import Preemption
+from cyclelight.checkpoints import AtomicCheckpoints, damage, newest_checkpoint
+from cyclelight.cli import main
+from cyclelight.modules.domain import DomainModule
+from datamodules.order import TrainingOrder
+
+CATS = str(Path(__file__).parents[1] / "docs" / "demo" / "cats")
+# Lightning 2.6 with torch 2.15.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+class Kill(Callback):
+    """Sends this process a signal within a batch.
+
+    Args:
+        batch: which one, counted over the whole fit.
+        number: the signal.
+        rank: the process that gets it.
+    """
+
+    def __init__(self, batch: int, number: int = int(signal.SIGTERM), rank: int = 0) -> None:
+        self.batch, self.number, self.rank = batch, number, rank
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        total = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if total == self.batch and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+def arguments(output: Path, *more: object) -> list[str]:
+    """A fit of 6 images in batches of 2: 3 batches an epoch, 8 steps; with dropout."""
+    given = {
+        "output": output,
+        "model.resolution": 16,
+        "model.network.block_out_channels": "[8, 16]",
+        "model.network.layers_per_block": 1,
+        "model.network.attention_resolutions": "[]",
+        "model.network.head_channels": 8,
+        "model.network.norm_groups": 8,
+        "model.network.dropout": 0.1,
+        "model.sample_every_n_epochs": 0,
+        "model.warmup_steps": 3,
+        "model.lr_schedule": "cosine",
+        "data.root": CATS,
+        "data.batch_size": 2,
+        "data.num_workers": 0,
+        "checkpoint.every_n_train_steps": 100,
+        "trainer.max_steps": 8,
+        "trainer.accelerator": "cpu",
+        "trainer.logger": "false",
+        "trainer.log_every_n_steps": 1,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+    }
+    pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return ["fit", *pairs, *map(str, more)]
+
+
+def kill(batch: int, **init_args: int) -> list[str]:
+    arguments = ", ".join(f"{k}: {v}" for k, v in {"batch": batch, **init_args}.items())
+    entry = f"{{class_path: test_preemption.Kill, init_args: {{{arguments}}}}}"
+    return ["--trainer.callbacks", f"[{entry}]"]
+
+
+def state(folder: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return saved
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Equal to the last bit, however nested."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+def assert_same_fit(one: Path, other: Path) -> None:
+    """Averaged and raw weights, optimizer, schedule and counters."""
+    a, b = state(one), state(other)
+    for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states"):
+        assert_same(a[part], b[part], part)
+    assert_same(a["lr_schedulers"], b["lr_schedulers"])
+    assert (a["global_step"], a["epoch"]) == (b["global_step"], b["epoch"])
+    assert (one / "domain" / "domain.json").read_text() == (
+        other / "domain" / "domain.json"
+    ).read_text()
+
+
+# Saves at the end too, for the comparison.
+END = ("--checkpoint.every_n_train_steps", 8)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit that nothing disturbs."""
+    root = tmp_path_factory.mktemp("whole")
+    assert main(arguments(root, *END)) == 0
+    return root
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 8])
+def test_a_resumed_fit_equals_an_undisturbed_one(
+    whole: Path, tmp_path: Path, batch: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After the first batch, at an epoch's end, amid an epoch, after the last batch."""
+    assert main(arguments(tmp_path, *END, *kill(batch))) == 143
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"stopped after step {batch}, saved in {tmp_path}")
+    assert error.endswith("--ckpt_path last goes on from there")
+    assert state(tmp_path)["global_step"] == batch
+    assert not (tmp_path / "domain").exists()
+    assert main(arguments(tmp_path, *END, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path, whole)
+
+
+def test_every_batch_may_be_the_last(whole: Path, tmp_path: Path) -> None:
+    for batch in range(1, 8):
+        assert main(arguments(tmp_path, *END, *kill(batch), "--ckpt_path", "last")) == 143
+    assert main(arguments(tmp_path, *END, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path, whole)
+
+
+def test_a_step_of_several_batches_is_finished(tmp_path: Path) -> None:
+    steps = ("--trainer.max_steps", 4, "--trainer.accumulate_grad_batches", 2)
+    end = ("--checkpoint.every_n_train_steps", 4, *steps)
+    assert main(arguments(tmp_path / "whole", *end)) == 0
+    assert main(arguments(tmp_path / "parts", *end, *kill(4))) == 143
+    # Batches 1 and 2 are step 1, 3, the epoch's last, is step 2, 4 and 5 are step 3.
+    assert state(tmp_path / "parts")["global_step"] == 3
+    assert main(arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = DomainModule.loss
+
+    def diverges(self: DomainModule, *args: torch.Tensor) -> torch.Tensor:
+        return loss(self, *args) * (torch.nan if self.global_step == 5 else 1)
+
+    monkeypatch.setattr(DomainModule, "loss", diverges)
+    assert main(arguments(tmp_path, "--checkpoint.every_n_train_steps", 2)) == 1
+    assert "the loss is nan at step 5: try a lower learning_rate" in capfd.readouterr().err
+    saved = state(tmp_path)
+    assert saved["global_step"] == 4
+    assert all(value.isfinite().all() for value in saved["current_model_state"].values())
+
+
+@pytest.mark.slow
+def test_one_signalled_process_stops_both(tmp_path: Path, batch: int = 2) -> None:
+    """Two processes with one batch of 3 each an epoch, the second of them signalled."""
+    ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 1)
+    end = ("--checkpoint.every_n_train_steps", 4, "--trainer.max_steps", 4, *ddp)
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+
+    def run(*more: object) -> int:
+        command = [sys.executable, "-m", "cyclelight", *map(str, more)]
+        return subprocess.run(command, env=environment, timeout=300, capture_output=True).returncode
+
+    assert run(*arguments(tmp_path / "whole", *end)) == 0
+    assert run(*arguments(tmp_path / "parts", *end, *kill(batch, rank=1))) == 143
+    assert state(tmp_path / "parts")["global_step"] == batch
+    assert run(*arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_signal_before_the_first_step_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noted = Preemption.__init__
+
+    def signalled(self: Preemption, path: Path) -> None:
+        noted(self, path)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(Preemption, "__init__", signalled)
+    assert main(arguments(tmp_path)) == 143
+    assert "stopped before step 0" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize("damaged", ["cut off", "empty", "one bit"])
+def test_the_newest_whole_checkpoint_is_taken(
+    whole: Path, tmp_path: Path, damaged: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    content = (whole / "checkpoints" / "last.ckpt").read_bytes()
+    (folder / "good.ckpt").write_bytes(content)
+    middle = len(content) // 2
+    wrong = {
+        "cut off": content[:-100],
+        "empty": b"",
+        "one bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }[damaged]
+    (folder / "last.ckpt").write_bytes(wrong)
+    os.utime(folder / "good.ckpt", (1, 1))
+    with pytest.warns(UserWarning, match=r"passing over the checkpoint .*last\.ckpt: "):
+        assert newest_checkpoint(folder) == folder / "good.ckpt"
+    assert damage(folder / "good.ckpt") is None
+    (folder / "good.ckpt").unlink()
+    with pytest.warns(UserWarning, match="passing over"):
+        assert newest_checkpoint(folder) is None
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpoints().save_checkpoint({"a": torch.ones(3)}, path)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match=r"cannot write the checkpoint .*last\.ckpt"):
+        AtomicCheckpoints().save_checkpoint({"a": Unsaveable()}, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+class Unsaveable:
+    def __reduce__(self) -> str:
+        raise OSError(28, "No space left on device")
+
+
+def test_each_epoch_has_its_order_and_can_be_entered_anywhere() -> None:
+    images: Any = range(11)
+
+    def order(epoch: int, rank: int = 0, done: int = 0, of: int = 0) -> list[int]:
+        made = TrainingOrder(images, 2, rank, seed=1, drop_last=True)
+        made.begin(of, done)
+        made.set_epoch(epoch)
+        return list(made)
+
+    assert sorted(order(0) + order(0, rank=1)) != sorted(order(1) + order(1, rank=1))
+    assert len({*order(0), *order(0, rank=1)}) == 10
+    assert order(3, done=2, of=3) == order(3)[2:]
+    assert order(4, done=2, of=3) == order(4)
+    assert order(3, done=5, of=3) == []

@@ -1,0 +1,296 @@
+"""Translations that are ended early and run again: the files of an undisturbed run."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from cyclelight.cli import main
+from cyclelight.domain_folder import save_domain
+from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.outputs import RunFolder
+from cyclelight.schedule import NoiseSchedule
+from datamodules import TranslationImages, translation_images
+from datamodules.order import Batches, Dealt
+
+# Lightning 2.6 with torch 2.15.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+
+R = 16
+TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
+NETWORK = """
+import torch
+
+class Pixels(torch.nn.Module):
+    dim = 768
+    def forward(self, images):
+        return torch.tanh(images.flatten(1) / 255.0)
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains, 7 sources and 5 reference images, and a feature network of one's own."""
+    root = tmp_path_factory.mktemp("restart")
+    for seed, name in enumerate(("cat", "dog")):
+        torch.manual_seed(seed)
+        unet = build_unet(TINY, resolution=R, channels=3)
+        save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
+    generator = np.random.default_rng(0)
+    for folder, count in (("sources", 7), ("real", 5)):
+        (root / folder / "sub").mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 256, (R, R, 3), dtype=np.uint8)
+            name = f"sub/{index}.png" if index % 3 == 2 else f"{index}.png"
+            Image.fromarray(pixels).save(root / folder / name)
+    (root / "own_network.py").write_text(NETWORK)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_network(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(here))
+
+
+def options(here: Path, output: Path, *more: object) -> list[str]:
+    given = {
+        "model.source": here / "cat",
+        "model.target": here / "dog",
+        "model.steps": 4,
+        "data.source": here / "sources",
+        "data.reference": here / "real",
+        "data.num_workers": 0,
+        "data.batch_size": 2,
+        "scores.network": "own_network:Pixels",
+        "output": output,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }
+    pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return ["predict", *pairs, *map(str, more)]
+
+
+class Kill(Callback):
+    """Ends this process when a batch was translated, before it is written.
+
+    Args:
+        batch: which one of its own.
+        number: by which signal.
+        rank: if there are several processes, which one.
+    """
+
+    def __init__(self, batch: int, number: int, rank: int = 0) -> None:
+        self.batch, self.number, self.rank = batch, number, rank
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        # Within the batch that has been counted but not written: this callback stands first.
+        ready = trainer.predict_loop.batch_progress.current.ready
+        if ready == self.batch and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+def kill(batch: int, number: int, rank: int = 0) -> list[str]:
+    values = f"batch: {batch}, number: {number:d}, rank: {rank}"
+    entry = f"{{class_path: test_restart.Kill, init_args: {{{values}}}}}"
+    return ["--trainer.callbacks", f"[{entry}]"]
+
+
+def apart(args: list[str]) -> int:
+    """`main(args)` in a process of its own, which has all modules loaded: its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(main(args))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files but for the lock and the configuration, which names the folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", "config.yaml")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(here: Path) -> Path:
+    """A run that nothing disturbs."""
+    sys.path.insert(0, str(here))
+    assert main(options(here, here / "whole")) == 0
+    sys.path.remove(str(here))
+    return here / "whole"
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.parametrize(("batch", "finished"), [(1, 0), (3, 4), (4, 6)])
+def test_a_killed_run_goes_on(
+    here: Path, whole: Path, tmp_path: Path, batch: int, finished: int
+) -> None:
+    killed = apart(options(here, tmp_path, *kill(batch, signal.SIGKILL)))
+    assert killed == -signal.SIGKILL
+    assert len(list((tmp_path / "images").rglob("*.png"))) == finished
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").rglob("*.png")}
+    assert main(options(here, tmp_path)) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_terminated_run_goes_on(here: Path, whole: Path, tmp_path: Path) -> None:
+    assert main(options(here, tmp_path, *kill(2, signal.SIGTERM))) == 143
+    assert list(RunFolder(tmp_path).manifest()) == ["0.png", "1.png"]
+    assert main(options(here, tmp_path)) == 0
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_finished_run_only_counts_again(here: Path, whole: Path, tmp_path: Path) -> None:
+    before = files(whole), (whole / "images" / "0.png").stat().st_mtime_ns
+    (whole / "metrics.json").unlink()  # As if it had been killed just before that was written.
+    assert main(options(here, whole)) == 0
+    assert (files(whole), (whole / "images" / "0.png").stat().st_mtime_ns) == before
+
+
+def test_what_a_crash_left_is_put_right(here: Path, whole: Path, tmp_path: Path) -> None:
+    assert main(options(here, tmp_path)) == 0
+    (tmp_path / "images" / "sub" / "2.png").unlink()
+    (tmp_path / "images" / f".{'0' * 32}.tmp").write_bytes(b"half")
+    with (tmp_path / "manifest.jsonl").open("a") as file:
+        file.write('{"key": "3.p')
+    assert main(options(here, tmp_path)) == 0
+    assert files(tmp_path) == files(whole)
+
+
+def test_other_settings_are_refused_by_name(
+    here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options(here, tmp_path)) == 0
+    before, _ = files(tmp_path), capfd.readouterr()
+    assert main(options(here, tmp_path, "--model.steps", 5, "--model.eta", 0.5)) == 2
+    error = capfd.readouterr().err
+    assert "--model.eta was 1.0, now 0.5; --model.steps was 4, now 5" in error
+    assert error.count("\n") == 1 and files(tmp_path) == before
+    # These do not decide what the images are.
+    assert main(options(here, tmp_path, "--data.batch_size", 3)) == 0
+    assert main(options(here, tmp_path, "--model.steps", 5, "--overwrite")) == 0
+    assert files(tmp_path)["images/0.png"] != before["images/0.png"]
+    assert files(tmp_path).keys() == before.keys()
+    assert main(["predict", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert "overwrite: false" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_second_run_is_refused(
+    here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ready, go_on = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:  # The lock belongs to a process, so that another one must hold it.
+        with open(tmp_path / ".lock", "a") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            os.write(ready[1], b".")
+            os.read(go_on[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    assert main(options(here, tmp_path)) == 2
+    assert "another run is writing to the output folder" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    os.write(go_on[1], b".")
+    os.waitpid(pid, 0)
+    assert main(options(here, tmp_path)) == 0
+
+
+def test_values_that_are_not_finite_stop_the_run(
+    here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unet = build_unet(TINY, resolution=R, channels=3)
+    with torch.no_grad():
+        unet.conv_out.weight.fill_(torch.nan)
+    save_domain(tmp_path / "nan", unet, NoiseSchedule(), card={"name": "nan"})
+    args = options(here, tmp_path / "out", "--model.target", tmp_path / "nan")
+    assert main(args) == 1
+    assert "the translation of 0.png has values that are not finite" in capfd.readouterr().err
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_batches_are_the_same_whatever_is_done(here: Path) -> None:
+    data = TranslationImages(str(here / "sources"), batch_size=3, num_workers=0)
+    data.load(R)
+    assert data.groups(done=False) == [range(3), range(3, 6), range(6, 7)]
+    data.done = {"0.png", "1.png", "3.png", "4.png"}
+    assert data.groups(done=True) == [range(3)]
+    left = [batch["key"] for batch in data.predict_dataloader()]
+    assert left == [["4.png", "6.png", "sub/2.png"], ["sub/5.png"]]
+    data.done = data.keys
+    (empty,) = data.predict_dataloader()
+    assert empty["key"] == [] and empty["image"].shape == (0, 3, R, R)
+
+
+@pytest.mark.parametrize(("batch_size", "shuffled"), [(1, False), (5, False), (2, True)])
+def test_other_batches_give_the_same_images_to_one_level(
+    here: Path,
+    whole: Path,
+    tmp_path: Path,
+    batch_size: int,
+    shuffled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last bits depend on the shape of a batch: bit for bit at one shape, else to rounding."""
+    if shuffled:
+        order = np.random.default_rng(0).permutation(7)
+        found = translation_images.find_images
+        monkeypatch.setattr(
+            translation_images, "find_images", lambda s: [found(s)[i] for i in order]
+        )
+    assert main(options(here, tmp_path, "--data.batch_size", batch_size)) == 0
+    folders = [RunFolder(root, list(RunFolder(root).manifest())) for root in (tmp_path, whole)]
+    assert folders[0].manifest() == folders[1].manifest()
+    for key in folders[0].manifest():
+        one, other = (folder.read_image(key).int() for folder in folders)
+        assert (one - other).abs().max() <= 1
+    mine, theirs = (json.loads((f.root / "metrics.json").read_text()) for f in folders)
+    for figure, expected in zip(mine["figures"], theirs["figures"], strict=True):
+        assert figure["value"] == pytest.approx(expected["value"], rel=1e-3, abs=1e-4)
+
+
+def test_batches_are_dealt_without_repetition(here: Path) -> None:
+    data = TranslationImages(str(here / "sources"), batch_size=3, num_workers=0)
+    data.load(R)
+    assert data.images is not None
+    batches = Batches(data.images, data.groups(done=False))
+    dealt = [list(Dealt(batches, 2, rank)) for rank in range(2)]
+    assert dealt == [[0, 2], [1]]
+    assert [len(Dealt(batches, 5, rank)) for rank in range(5)] == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "killed"), [(2, 0), (2, 1), (5, None)])
+def test_processes_give_the_same_files(
+    here: Path, whole: Path, tmp_path: Path, processes: int, killed: int | None
+) -> None:
+    """Bit for bit, with more processes than batches too, and after the death of one."""
+    path = os.pathsep.join([str(here), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    ddp = ("--trainer.devices", processes, "--trainer.strategy", "ddp")
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cyclelight", *options(here, tmp_path, *ddp, *more)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    if killed is not None:
+        assert run(*kill(2, signal.SIGKILL, killed)).returncode == -signal.SIGKILL
+        assert not (tmp_path / "metrics.json").exists()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path) == files(whole)
+    assert json.loads((tmp_path / "metrics.json").read_text())["figures"]
