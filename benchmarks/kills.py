@@ -25,7 +25,7 @@ from tabulate import tabulate
 from cyclelight.checkpoints import newest_checkpoint
 from cyclelight.cli import main
 from cyclelight.domain_folder import save_domain
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings
 from cyclelight.outputs import RunFolder
 from cyclelight.schedule import NoiseSchedule
 
@@ -172,7 +172,7 @@ def run() -> int:
         root = Path(temporary)
         for seed, name in enumerate(("cat", "dog")):
             torch.manual_seed(seed)
-            unet = build_unet(TINY, resolution=16, channels=3)
+            unet = TINY.build(resolution=16, channels=3)
             save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
         both = [signal.SIGKILL, signal.SIGTERM]
         wrong = table(fit, fitted, step_of, both, root, options.kills)
