@@ -18,7 +18,7 @@ from PIL import Image
 
 from cyclelight.cli import main
 from cyclelight.domain_folder import save_domain
-from cyclelight.networks.unet import UNetSettings, build_unet
+from cyclelight.networks.unet import UNetSettings
 from cyclelight.outputs import RunFolder
 from cyclelight.schedule import NoiseSchedule
 from datamodules import TranslationImages, translation_images
@@ -45,7 +45,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("restart")
     for seed, name in enumerate(("cat", "dog")):
         torch.manual_seed(seed)
-        unet = build_unet(TINY, resolution=R, channels=3)
+        unet = TINY.build(resolution=R, channels=3)
         save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
     generator = np.random.default_rng(0)
     for folder, count in (("sources", 7), ("real", 5)):
@@ -213,7 +213,7 @@ def test_a_second_run_is_refused(
 def test_values_that_are_not_finite_stop_the_run(
     here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    unet = build_unet(TINY, resolution=R, channels=3)
+    unet = TINY.build(resolution=R, channels=3)
     with torch.no_grad():
         unet.conv_out.weight.fill_(torch.nan)
     save_domain(tmp_path / "nan", unet, NoiseSchedule(), card={"name": "nan"})
