@@ -288,7 +288,7 @@ def test_processes_give_the_same_files(
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     if killed is not None:
-        assert run(*kill(2, signal.SIGKILL, killed)).returncode == -signal.SIGKILL
+        assert run(*kill(2, signal.SIGKILL, killed)).returncode != 0
         assert not (tmp_path / "metrics.json").exists()
     done = run()
     assert done.returncode == 0, done.stderr
