@@ -7,7 +7,6 @@ latent space holds one as `vae/`.
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from diffusers import AutoencoderKL, VQModel
 
 from cyclelight.autoencoder import Autoencoder
-from cyclelight.model_folder import check_weights, load_model, read_json
+from cyclelight.model_folder import check_weights, load_model, read_json, whole_folder
 
 KINDS = {kind.__name__: kind for kind in (AutoencoderKL, VQModel)}
 
@@ -54,19 +53,10 @@ def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:
         ValueError: `folder` exists and is something else.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} exists and is not an autoencoder folder; it is left as it is")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     copy = rebuild(autoencoder_state(autoencoder.network, autoencoder.card)).network
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary) / "autoencoder"
+    with whole_folder(folder, "an autoencoder folder", "config.json") as made:
         copy.save_pretrained(made, safe_serialization=True)
         (made / "autoencoder.json").write_text(json.dumps(dict(autoencoder.card), indent=2) + "\n")
-        for file in made.rglob("*.safetensors"):
-            file.chmod(0o644)  # safetensors makes its files private
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        made.rename(folder)
     return folder
 
 

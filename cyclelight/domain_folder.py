@@ -11,7 +11,6 @@ and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
 """
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from cyclelight.model_folder import (
     load_model,
     read_json,
     read_tensors,
+    whole_folder,
 )
 from cyclelight.networks import NETWORKS, Network, learns_variance
 from cyclelight.schedule import NoiseSchedule
@@ -159,9 +159,6 @@ def save_domain(
         ValueError: `folder` exists and is something else.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} exists and is not a domain folder; it is left as it is")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # What diffusers notes of its own, such as the path that a network came from, is left out.
     copy = type(unet).from_config({k: v for k, v in unet.config.items() if k[0] != "_"})
     copy.load_state_dict(unet.state_dict())
@@ -173,17 +170,11 @@ def save_domain(
         variance_type="learned_range" if learns_variance(unet) else "fixed_small",
         clip_sample=autoencoder is None,  # latents have no range
     )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary) / "domain"
+    with whole_folder(folder, "a domain folder", "model_index.json") as made:
         DDPMPipeline(copy, scheduler).save_pretrained(made, safe_serialization=True)
         if autoencoder is not None:
             save_autoencoder(made / "vae", autoencoder)
         (made / "domain.json").write_text(json.dumps(dict(card), indent=2) + "\n")
-        for file in made.rglob("*.safetensors"):
-            file.chmod(0o644)  # safetensors makes its files private
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        made.rename(folder)
     return folder
 
 

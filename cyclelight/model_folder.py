@@ -1,4 +1,4 @@
-"""Files of models, read strictly: a folder of one diffusers model, a file of tensors.
+"""Files of models: read strictly, written whole.
 
 Whatever is wrong becomes a ValueError of one line that begins with `what` the folder is for.
 """
@@ -6,7 +6,10 @@ Whatever is wrong becomes a ValueError of one line that begins with `what` the f
 import json
 import pickle
 import re
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,31 @@ import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
+
+
+@contextmanager
+def whole_folder(folder: Path, what: str, mark: str) -> Iterator[Path]:
+    """A place beside `folder` to make it in; it takes the place of an older one if all goes well.
+
+    Args:
+        folder: what is to appear, whole or not at all.
+        what: what to call it in messages.
+        mark: the file by which an older one is known.
+
+    Raises:
+        ValueError: `folder` exists and is something else.
+    """
+    if folder.exists() and not (folder / mark).is_file():
+        raise ValueError(f"{folder} exists and is not {what}; it is left as it is")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        made = Path(temporary) / "new"
+        yield made
+        for file in made.rglob("*.safetensors"):
+            file.chmod(0o644)  # safetensors makes its files private
+        if folder.exists():
+            folder.rename(Path(temporary) / "old")
+        made.rename(folder)
 
 
 def check_weights(path: Path, what: str) -> None:
