@@ -10,7 +10,7 @@ from importlib.metadata import version
 from cyclelight.commands.errors import UsageError, closest, guarded
 
 COMMANDS = {
-    "fit": ("cyclelight.commands.stages:fit", "train the diffusion model of a domain"),
+    "fit": ("cyclelight.commands.stages:fit", "train the model of a domain, or an autoencoder"),
     "validate": ("cyclelight.commands.stages:validate", "compute the validation loss"),
     "test": ("cyclelight.commands.stages:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
