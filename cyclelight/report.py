@@ -5,7 +5,6 @@ metrics.csv    the figures of each image
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from cyclelight.metrics.scores import Score
-from cyclelight.outputs import write_json, write_text
+from cyclelight.outputs import atomic, write_json
 from cyclelight.page import Summary
 
 
@@ -23,7 +22,7 @@ class Report:
 
     Args:
         scores: over all images.
-        images: of each image: key => figure => value.
+        images: of each image: key => figure => value; the figures are the same of all.
         protocol: what FID, KID and class rates depend on, in one line; empty without them.
         notes: why a figure is missing.
     """
@@ -46,13 +45,13 @@ class Report:
                 "figures": [asdict(score) for score in self.scores],
             },
         )
-        names = list(dict.fromkeys(name for figures in self.images.values() for name in figures))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, ["key", *names], lineterminator="\n")
-        writer.writeheader()
-        for key in sorted(self.images):
-            writer.writerow({"key": key, **self.images[key]})
-        write_text(folder / "metrics.csv", text.getvalue())
+        names = next(iter(self.images.values()), {})
+        path = folder / "metrics.csv"
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["key", *names], lineterminator="\n")
+            writer.writeheader()
+            for key in sorted(self.images):
+                writer.writerow({"key": key, **self.images[key]})
 
     def summaries(self) -> list[Summary]:
         """The table's rows as text, scaled and rounded."""

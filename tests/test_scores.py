@@ -18,8 +18,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cyclelight.cli import main
 from cyclelight.domain_folder import save_domain
+from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import protocol
-from cyclelight.metrics.scores import Judged, Seen, score
+from cyclelight.metrics.scores import score
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.schedule import NoiseSchedule
 
@@ -233,18 +234,22 @@ def test_samples_of_a_domain_are_scored(
 
 
 def test_classes_are_counted(here: Path) -> None:
-    def judged(label: int) -> Judged:
-        seen = Seen(torch.randn(4), label)
-        return Judged(seen, Seen(seen.row, 281), {})
+    def judged(*labels: int) -> Judged:
+        rows, kept = torch.randn(len(labels), 4), Judged()
+        cat = torch.full((len(labels),), 281)
+        kept.add(
+            [str(index) for index in range(len(labels))],
+            {"row": rows, "label": torch.tensor(labels), "source row": rows, "source label": cat},
+        )
+        return kept
 
-    images = {str(index): judged(label) for index, label in enumerate((151, 268, 281, 0))}
-    reference = {str(index): judged(160) for index in range(4)}
+    images, reference = judged(151, 268, 281, 0), judged(160, 160, 160, 160)
     rate, *_ = score(images, reference, protocol("default"), "dog")
     assert (rate.figure, rate.value, rate.floor, rate.ceiling) == ("dog rate", 0.5, 1.0, 0.0)
     assert rate.standard_error == 0.25
     # Without a reference, or with one image, there is nothing to compare sets of.
-    assert [s.figure for s in score(images, {}, protocol("default"), "dog")] == ["dog rate"]
-    assert [s.figure for s in score({"0": judged(1)}, reference, protocol("default"))] == []
+    assert [s.figure for s in score(images, Judged(), protocol("default"), "dog")] == ["dog rate"]
+    assert [s.figure for s in score(judged(1), reference, protocol("default"))] == []
 
 
 def test_a_missing_network_stops_the_run_before_it_starts(

@@ -1,7 +1,8 @@
 """Figures of a run: how real and how faithful its images are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +13,10 @@ from tqdm import tqdm
 
 from cyclelight.callbacks.writer import run_folder, translation_data
 from cyclelight.domain import Domain
+from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import Protocol, protocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.metrics.scores import Judge, Judged, classes_of, per_image, score
+from cyclelight.metrics.scores import Judge, PerImage, classes_of, score
 from cyclelight.outputs import RunFolder
 from cyclelight.page import Summary
 from cyclelight.pixels import to_uint8
@@ -28,6 +30,8 @@ T = TypeVar("T")
 
 BATCH = 32
 """Reference images that a feature network sees at a time."""
+PIECE = 4096
+"""Images whose figures travel to the first process at a time, from all others together."""
 
 
 class TranslationScores(Callback):
@@ -64,7 +68,7 @@ class TranslationScores(Callback):
         self.weights, self.classes = weights, classes
         self.report: Report | None = None
         """Of the last run; on the first process only."""
-        self._judged: dict[str, Judged] = {}
+        self._judged = Judged()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the feature network: should it be missing, then before the run, not after it."""
@@ -75,7 +79,7 @@ class TranslationScores(Callback):
         data = translation_data(trainer)
         realism = data.reference is not None or self.classes is not None
         self.judge = Judge(self.protocol if realism else None, self.weights, resolution=resolution)
-        self._judged = {}
+        self._judged = Judged()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Know the target by its name, and go where the images are."""
@@ -96,7 +100,7 @@ class TranslationScores(Callback):
             keys = [data.images.files[index][0] for index in group]
             images = torch.stack([folder.read_image(key) for key in keys]).to(device)
             sources = torch.stack([data.images.pixels(index) for index in group]).to(device)
-            self._judged |= zip(keys, self.judge(images, sources), strict=True)
+            self._judged.add(keys, self.judge(images, sources))
 
     def on_predict_batch_end(
         self,
@@ -110,12 +114,12 @@ class TranslationScores(Callback):
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
         if batch["key"]:
             judged = self.judge(to_uint8(outputs), to_uint8(batch["image"]))
-            self._judged |= zip(batch["key"], judged, strict=True)
+            self._judged.add(batch["key"], judged)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
         data = translation_data(trainer)
-        reference = {}
+        reference = Judged()
         if data.reference_images is not None:
             reference = judge_shard(self.judge, data.reference_images, trainer, "reference")
         everything, real = gather(self._judged), gather(reference)
@@ -124,9 +128,9 @@ class TranslationScores(Callback):
             self.report = make_report(everything, real, self.judge, self.protocol, self.classes)
             self.report.write(Path(trainer.default_root_dir))
 
-    def per_image(self) -> dict[str, dict[str, float]]:
+    def per_image(self) -> Mapping[str, Mapping[str, float]]:
         """The figures of each image by its key: of all at the end, until then of this process."""
-        return {key: per_image(judged, self.classes) for key, judged in self._judged.items()}
+        return PerImage(self._judged, self.classes)
 
     def table(self) -> list[Summary]:
         """The figures over all images; none before the end."""
@@ -202,7 +206,7 @@ class SampleScores(Callback):
         self.judge.to(pl_module.device)
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
-        samples: dict[str, Judged] = {}
+        samples = Judged()
         groups = groups_of(len(keys), self.batch_size)
         mine = [keys[g.start : g.stop] for g in groups[trainer.global_rank :: trainer.world_size]]
         for batch in _progress(mine, trainer, "samples"):
@@ -215,7 +219,7 @@ class SampleScores(Callback):
             for key, image in zip(batch, images, strict=True):
                 if folder is not None:
                     folder.write_image(key, image)
-            samples |= zip(batch, self.judge(images), strict=True)
+            samples.add(batch, self.judge(images))
         reference = judge_shard(self.judge, data.val_images, trainer, "reference")
         everything, real = gather(samples), gather(reference)
         if trainer.is_global_zero:
@@ -235,8 +239,8 @@ def choose_protocol(name: str, network: str | None) -> Protocol:
 
 
 def make_report(
-    images: dict[str, Judged],
-    reference: dict[str, Judged],
+    images: Judged,
+    reference: Judged,
     judge: Judge,
     protocol: Protocol,
     classes: str | None,
@@ -244,35 +248,42 @@ def make_report(
     """The figures of images that were judged, in the order of their keys."""
     return Report(
         score(images, reference, protocol, classes),
-        {key: per_image(images[key], classes) for key in sorted(images)},
+        PerImage(images, classes),
         protocol.describe() if judge.network is not None else "",
         judge.notes,
     )
 
 
-def judge_shard(
-    judge: Judge, images: SquareImages, trainer: Trainer, label: str
-) -> dict[str, Judged]:
-    """This process's share of some images, judged, by their keys."""
-    judged: dict[str, Judged] = {}
+def judge_shard(judge: Judge, images: SquareImages, trainer: Trainer, label: str) -> Judged:
+    """This process's share of some images, judged."""
+    judged = Judged()
     # Whole batches, since the last bits depend on their shape.
     mine = groups_of(len(images), BATCH)[trainer.global_rank :: trainer.world_size]
     device = trainer.strategy.root_device
     for batch in _progress(mine, trainer, label):
         pixels = torch.stack([images.pixels(index) for index in batch]).to(device)
         keys = [images.files[index][0] for index in batch]
-        judged |= zip(keys, judge(pixels), strict=True)
+        judged.add(keys, judge(pixels))
     return judged
 
 
-def gather(judged: dict[str, Judged]) -> dict[str, Judged]:
-    """What all processes know, on the first; elsewhere nothing. By key, so nothing counts twice."""
+def gather(judged: Judged) -> Judged:
+    """What all processes know, on the first, by key; elsewhere only what was known there."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return judged
-    first = torch.distributed.get_rank() == 0
-    parts: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
-    torch.distributed.gather_object(judged, parts)
-    return {key: value for part in parts or [] for key, value in part.items()}
+    first, processes = torch.distributed.get_rank() == 0, torch.distributed.get_world_size()
+    counts = [0] * processes
+    torch.distributed.all_gather_object(counts, len(judged))
+    # In rounds: at once, everything would be there packed and unpacked, and padded to the largest.
+    size = max(1, PIECE // processes)
+    pieces = judged.pieces(size)
+    for _ in range(ceil(max(counts[1:], default=0) / size)):
+        parts: list[Any] | None = [None] * processes if first else None
+        torch.distributed.gather_object(None if first else next(pieces, None), parts)
+        for part in parts or []:
+            if part is not None:
+                judged.add(*part)
+    return judged
 
 
 def _progress(batches: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]:

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from cyclelight.callbacks.scores import choose_protocol, make_report
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
+from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.metrics.scores import Judge, Judged, classes_of
+from cyclelight.metrics.scores import Judge, classes_of
 from cyclelight.outputs import output_names
 from cyclelight.pixels import FitMode
 from datamodules.reading import Files, SquareImages, list_images
@@ -67,7 +68,7 @@ def evaluate(args: list[str]) -> int:
     translated = SquareImages([(key, path) for key, path, _ in triples], resolution)
     sources = SquareImages([(key, path) for key, _, path in triples], resolution, options.fit_mode)
     images = _judge(judge, translated, sources, options, "images")
-    reference = {}
+    reference = Judged()
     if options.reference is not None:
         files = list_images(options.reference)
         real = SquareImages(files, resolution, options.fit_mode)
@@ -152,15 +153,15 @@ def _judge(
     sources: SquareImages | None,
     options: Namespace,
     label: str,
-) -> dict[str, Judged]:
-    judged: dict[str, Judged] = {}
+) -> Judged:
+    judged = Judged()
     starts = range(0, len(images), options.batch_size)
     for start in tqdm(starts, label, unit="batch", leave=False):
         batch = range(start, min(start + options.batch_size, len(images)))
         pixels = _stack(images, batch, options.device)
         others = _stack(sources, batch, options.device) if sources is not None else None
         keys = [images.files[index][0] for index in batch]
-        judged |= zip(keys, judge(pixels, others), strict=True)
+        judged.add(keys, judge(pixels, others))
     return judged
 
 

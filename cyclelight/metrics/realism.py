@@ -1,9 +1,11 @@
 """How near the distribution of images is to a reference, from their features.
 
-Features are floating point (n, D), one row per image, on any device; sums are taken in float64.
+Features are floating point (n, D), one row per image, on any device; sums are taken in float64,
+block by block: beside the features, memory does not grow with n.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from math import isqrt
 from typing import NamedTuple
 
 import torch
@@ -16,8 +18,8 @@ IMAGENET_CLASSES: dict[str, Collection[int]] = {
 }
 """Which of ImageNet's 1000 classes (ILSVRC 2012, in the order of their synsets) a domain covers."""
 
-# Kernel values held at a time: 128 MiB in float64.
-BLOCK = 2**24
+# Kernel values, or numbers of features, held at a time: 64 MiB in float64.
+BLOCK = 2**23
 
 
 class Estimate(NamedTuple):
@@ -37,10 +39,12 @@ def fid(features: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: a set has fewer than 2 rows, NaN or infinite values, or another D.
     """
-    x, y = _check_pair(features, reference)
+    _check_pair(features, reference)
+    means = _mean(features), _mean(reference)
     # With S_x = X^T X and S_y = Y^T Y, the eigenvalues of S_x S_y are the squared singular values
     # of X Y^T: no matrix root is taken, and singular covariances are nothing special.
-    shift, x, y = x.mean(0) - y.mean(0), _covariance_root(x), _covariance_root(y)
+    x, y = _covariance_root(features, means[0]), _covariance_root(reference, means[1])
+    shift = means[0] - means[1]
     traces = x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
     # A squared distance; of equal sets, rounding may leave -1e-14.
     return max(0.0, float(shift.square().sum() + traces))
@@ -76,7 +80,8 @@ def kid(
         ValueError: a set has fewer than 2 rows, NaN or infinite values, or another D; a number is
             out of range.
     """
-    x, y = _check_pair(features, reference)
+    _check_pair(features, reference)
+    x, y = features, reference
     if subset_size is not None and subset_size < 2:
         raise ValueError(f"subset_size must be at least 2, got {subset_size}")
     if subsets < 1:
@@ -115,12 +120,23 @@ def class_rate(labels: Tensor, classes: Collection[int]) -> Estimate:
     return Estimate(share, (share * (1 - share) / len(labels)) ** 0.5)
 
 
-def _covariance_root(rows: Tensor) -> Tensor:
+def _blocks(rows: Tensor) -> Iterable[Tensor]:
+    return (block.double() for block in torch.split(rows, max(1, BLOCK // rows.shape[1])))
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return torch.stack([block.sum(0) for block in _blocks(rows)]).sum(0) / len(rows)
+
+
+def _covariance_root(rows: Tensor, mean: Tensor) -> Tensor:
     """A matrix R of at most D rows such that R^T R is the covariance."""
-    centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
-    if len(rows) <= rows.shape[1]:
-        return centred
-    return torch.linalg.qr(centred, mode="r").R
+    root = mean.new_empty(0, len(mean))
+    for block in _blocks(rows):
+        # R^T R of what came before, and of this.
+        root = torch.cat([root, (block - mean) / (len(rows) - 1) ** 0.5])
+        if len(root) > len(mean):
+            root = torch.linalg.qr(root, mode="r").R
+    return root
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> Estimate:
@@ -147,32 +163,35 @@ def _kernel_sums(x: Tensor, y: Tensor, *, within: bool = False) -> tuple[Tensor,
 
     With `within`, x is y, and the diagonal counts as 0.
     """
-    rows, columns = [], torch.zeros_like(y[:, 0])
-    size = max(1, BLOCK // len(y))
-    for start in range(0, len(x), size):
-        kernel = (x[start : start + size] @ y.T).div_(x.shape[1]).add_(1).pow_(3)
-        if within:
-            kernel.diagonal(start).zero_()
-        rows.append(kernel.sum(1))
-        columns += kernel.sum(0)
-    return torch.cat(rows), columns
+    side = isqrt(BLOCK)
+    rows, columns = (torch.zeros(len(z), dtype=torch.float64, device=z.device) for z in (x, y))
+    for i in range(0, len(x), side):
+        x_i = x[i : i + side].double()
+        # Within a set the matrix is symmetric: one half of it gives the other.
+        for j in range(i if within else 0, len(y), side):
+            y_j = y[j : j + side].double()
+            kernel = (x_i @ y_j.T).div_(x.shape[1]).add_(1).pow_(3)
+            if within and i == j:
+                kernel.fill_diagonal_(0)
+            rows[i : i + side] += kernel.sum(1)
+            if not within or i != j:
+                columns[j : j + side] += kernel.sum(0)
+    return (rows + columns, rows + columns) if within else (rows, columns)
 
 
-def _check_pair(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64."""
+def _check_pair(features: Tensor, reference: Tensor) -> None:
     for name, rows in (("features", features), ("reference", reference)):
         if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:
             raise ValueError(
                 f"{name} must be floating point, of shape (n, D) with n >= 2, got {_describe(rows)}"
             )
-        if not torch.isfinite(rows).all():
+        if not all(block.isfinite().all() for block in _blocks(rows)):
             raise ValueError(f"{name} must be finite, got NaN or infinite values")
     if features.shape[1] != reference.shape[1]:
         raise ValueError(
             f"features and reference must come from one network, "
             f"got rows of {features.shape[1]} and {reference.shape[1]} numbers"
         )
-    return features.double(), reference.double()
 
 
 def _describe(rows: Tensor) -> str:

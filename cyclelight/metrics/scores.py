@@ -5,33 +5,16 @@ the figures depend neither on batches nor on processes.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.features import FeatureNetwork, feature_network
+from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import Protocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES, class_rate, fid, kid
-
-
-class Seen(NamedTuple):
-    """What a feature network says about one image: its row (D,), and its class if it has any."""
-
-    row: Tensor
-    label: int | None
-
-
-class Judged(NamedTuple):
-    """What is kept of an image: `seen` and `source` (of its source) if there is a network, and how
-    faithful it is to its source, by the figure's name."""
-
-    seen: Seen | None
-    source: Seen | None
-    faithfulness: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,23 +95,25 @@ class Judge(nn.Module):
             except FileNotFoundError as error:
                 self.notes.append(f"no LPIPS: {error}")
 
-    def forward(self, images: Tensor, sources: Tensor | None = None) -> list[Judged]:
-        """uint8 (B, H, W, 3) each => one `Judged` per image, on the CPU."""
-        seen = self._see(images)
-        source = self._see(sources) if sources is not None else [None] * len(images)
-        figures = self._faithfulness(images, sources) if sources is not None else {}
-        columns = {name: values.tolist() for name, values in figures.items()}
-        return [
-            Judged(seen[i], source[i], {name: column[i] for name, column in columns.items()})
-            for i in range(len(images))
-        ]
+    def forward(self, images: Tensor, sources: Tensor | None = None) -> dict[str, Tensor]:
+        """uint8 (B, H, W, 3) each => what `Judged` keeps, one entry per image, on the CPU.
 
-    def _see(self, images: Tensor) -> Sequence[Seen | None]:
+        With a network: `row` (B, D), `label` (B,) if it classifies, and both of the sources, as
+        `source row` and `source label`. Of sources, faithfulness by the figure's name, (B,).
+        """
+        columns = self._see(images)
+        if sources is not None:
+            columns |= {f"source {name}": values for name, values in self._see(sources).items()}
+            columns |= self._faithfulness(images, sources)
+        return {name: values.cpu() for name, values in columns.items()}
+
+    def _see(self, images: Tensor) -> dict[str, Tensor]:
         if self.network is None:
-            return [None] * len(images)
+            return {}
         rows, logits = self.network(images)
-        labels = logits.argmax(1).tolist() if logits is not None else [None] * len(images)
-        return [Seen(row.clone(), label) for row, label in zip(rows.cpu(), labels, strict=True)]
+        # NumPy, which keeps them, knows no bfloat16.
+        seen = {"row": rows if rows.element_size() >= 4 else rows.float()}
+        return seen if logits is None else seen | {"label": logits.argmax(1)}
 
     def _faithfulness(self, images: Tensor, sources: Tensor) -> dict[str, Tensor]:
         figures = {"PSNR": psnr(images, sources), "L2": l2(images, sources)}
@@ -151,51 +136,57 @@ def classes_of(name: str) -> Collection[int]:
 
 
 def score(
-    images: Mapping[str, Judged],
-    reference: Mapping[str, Judged],
-    protocol: Protocol,
-    classes: str | None = None,
+    images: Judged, reference: Judged, protocol: Protocol, classes: str | None = None
 ) -> list[Score]:
     """The figures over all images, in the order of their keys, whatever order they came in.
 
     Args:
-        images: what was kept of each, by key.
+        images: what was kept of each; they are put in order.
         reference: of each real image of the target; may be empty: then no FID and KID.
         protocol: how FID and KID are taken.
         classes: the domain of `IMAGENET_CLASSES` whose share is told, if the network classifies.
     """
-    judged = [images[key] for key in sorted(images)]
-    real = [reference[key].seen for key in sorted(reference)]
-    seen, sources = [j.seen for j in judged], [j.source for j in judged]
-    scores = []
-    if classes is not None:
-        scores += _class_rate(seen, sources, real, classes, protocol)
-    rows, real_rows = _rows(seen), _rows(real)
-    if rows is not None and real_rows is not None and min(len(rows), len(real_rows)) > 1:
-        scores += _distances(rows, _rows(sources), real_rows, protocol)
-    return scores + _faithfulness(judged)
+    images.sort()
+    reference.sort()
+    scores = _class_rate(images, reference, classes, protocol) if classes is not None else []
+    rows, real = images.column("row"), reference.column("row")
+    if rows is not None and real is not None and min(len(rows), len(real)) > 1:
+        scores += _distances(rows, images.column("source row"), real, protocol)
+    return scores + _faithfulness(images)
 
 
-def per_image(judged: Judged, classes: str | None = None) -> dict[str, float]:
-    """The figures of one image: its faithfulness, and whether it is of the class (1 or 0)."""
-    figures = dict(judged.faithfulness)
-    if classes is not None and judged.seen is not None and judged.seen.label is not None:
-        figures = {classes: float(judged.seen.label in classes_of(classes)), **figures}
-    return figures
+class PerImage(Mapping[str, Mapping[str, float]]):
+    """The figures of each image by its key, looked up when they are asked for.
+
+    They are its faithfulness, and whether it is of the class (1 or 0).
+    """
+
+    def __init__(self, judged: Judged, classes: str | None = None) -> None:
+        self._judged, self._classes = judged, classes
+
+    def __getitem__(self, key: str) -> dict[str, float]:
+        if key not in self._judged:
+            raise KeyError(key)
+        names = self._judged.names
+        figures = {n: self._judged.value(key, n) for n in names if n in FAITHFULNESS}
+        if self._classes is not None and "label" in names:
+            of_class = self._judged.value(key, "label") in classes_of(self._classes)
+            figures = {self._classes: float(of_class), **figures}
+        return figures
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._judged)
+
+    def __len__(self) -> int:
+        return len(self._judged)
 
 
-def _class_rate(
-    seen: Sequence[Seen | None],
-    sources: Sequence[Seen | None],
-    real: Sequence[Seen | None],
-    classes: str,
-    protocol: Protocol,
-) -> list[Score]:
-    def rate(them: Sequence[Seen | None]) -> tuple[float, float] | None:
-        labels = [s.label for s in them if s is not None and s.label is not None]
-        return class_rate(torch.tensor(labels), classes_of(classes)) if labels else None
+def _class_rate(images: Judged, reference: Judged, classes: str, protocol: Protocol) -> list[Score]:
+    def rate(labels: Tensor | None) -> tuple[float, float] | None:
+        return class_rate(labels, classes_of(classes)) if labels is not None else None
 
-    mine, floor, ceiling = rate(seen), rate(real), rate(sources)
+    mine, floor = rate(images.column("label")), rate(reference.column("label"))
+    ceiling = rate(images.column("source label"))
     if mine is None:
         return []
     return [
@@ -205,8 +196,8 @@ def _class_rate(
             standard_error=mine[1],
             floor=floor and floor[0],
             ceiling=ceiling and ceiling[0],
-            n=len(seen),
-            n_reference=len(real) or None,
+            n=len(images),
+            n_reference=len(reference) or None,
             protocol=f"{protocol.network}, ImageNet's classes of {classes}",
         )
     ]
@@ -252,12 +243,13 @@ FAITHFULNESS = {
 }
 
 
-def _faithfulness(judged: Sequence[Judged]) -> list[Score]:
+def _faithfulness(images: Judged) -> list[Score]:
     scores = []
     for name, protocol in FAITHFULNESS.items():
-        values = [j.faithfulness[name] for j in judged if name in j.faithfulness]
-        if not values:
+        column = images.column(name)
+        if column is None:
             continue
+        values = column.tolist()
         mean = math.fsum(values) / len(values)
         spread = math.fsum((value - mean) ** 2 for value in values)
         error = math.sqrt(spread / (len(values) - 1) / len(values)) if len(values) > 1 else None
@@ -273,8 +265,3 @@ def _faithfulness(judged: Sequence[Judged]) -> list[Score]:
             )
         )
     return scores
-
-
-def _rows(seen: Iterable[Seen | None]) -> Tensor | None:
-    rows = [s.row for s in seen if s is not None]
-    return torch.stack(rows).double() if rows else None
