@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from sys import intern
 from typing import TypedDict
 from uuid import uuid4
 
@@ -143,10 +144,12 @@ class RunFolder:
         if not self.manifest_path.exists():
             return {}
         entries: dict[str, Entry] = {}
-        for line in self.manifest_path.read_text(encoding="utf-8").split("\n")[:-1]:
-            with suppress(json.JSONDecodeError):
-                entry: Entry = json.loads(line)
-                entries[entry["key"]] = entry
+        with self.manifest_path.open(encoding="utf-8") as file:
+            for line in file:
+                with suppress(json.JSONDecodeError):
+                    if line.endswith("\n"):
+                        entry: Entry = json.loads(line, object_pairs_hook=_one_name_for_all)
+                        entries[entry["key"]] = entry
         return dict(sorted(entries.items()))
 
     def finished(self) -> dict[str, Entry]:
@@ -182,9 +185,13 @@ class RunFolder:
         for path in self.root.rglob(".*.tmp"):
             if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
                 path.unlink()
-        others = {k: entry for k, entry in self.manifest().items() if k not in self._names}
-        self._rewrite(others | self.finished())
-        return len(others)
+        entries = {
+            key: entry
+            for key, entry in self.manifest().items()
+            if key not in self._names or self.image_path(key).is_file()
+        }
+        self._rewrite(entries)
+        return sum(key not in self._names for key in entries)
 
     def clear(self) -> None:
         """Remove the images that the manifest lists, it, and what was made of them."""
@@ -197,7 +204,14 @@ class RunFolder:
         self._rewrite(self.manifest())
 
     def _rewrite(self, entries: dict[str, Entry]) -> None:
-        write_text(self.manifest_path, "".join(json.dumps(e) + "\n" for e in entries.values()))
+        path = self.manifest_path
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries.values())
+
+
+def _one_name_for_all(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Of a million entries, the names of their fields alone would else be 0.2 GB.
+    return {intern(name): value for name, value in pairs}
 
 
 def output_names(keys: Sequence[str]) -> dict[str, str]:
