@@ -145,7 +145,7 @@ def measure_manifest(images: int, processes: int) -> dict[str, float]:
         folder.open_manifest()
         opened = memory("VmHWM") - begin
         seconds.append(time.perf_counter())
-        done = frozenset(folder.finished())
+        done = frozenset(entry["key"] for entry in folder.entries())
         seconds.append(time.perf_counter())
         kept = memory("VmRSS") - begin
         folder.close_manifest()
@@ -158,7 +158,7 @@ def measure_manifest(images: int, processes: int) -> dict[str, float]:
         "kept": kept,
         "opened": opened,
         "peak": memory("VmHWM") - begin,
-        **dict(zip(("t_open", "t_finished", "t_close"), np.diff(seconds).tolist(), strict=True)),
+        **dict(zip(("t_open", "t_done", "t_close"), np.diff(seconds).tolist(), strict=True)),
     }
 
 

@@ -137,20 +137,21 @@ class RunFolder:
             os.close(descriptor)
 
     def manifest(self) -> dict[str, Entry]:
-        """The entries by key, sorted; the last one of each key.
+        """The entries by key, sorted; the last one of each key."""
+        return dict(sorted({entry["key"]: entry for entry in self.entries()}.items()))
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries as they were added.
 
         A line that was cut off, by a crash or a full disk, is ignored, also with another behind it.
         """
         if not self.manifest_path.exists():
-            return {}
-        entries: dict[str, Entry] = {}
+            return
         with self.manifest_path.open(encoding="utf-8") as file:
             for line in file:
                 with suppress(json.JSONDecodeError):
                     if line.endswith("\n"):
-                        entry: Entry = json.loads(line, object_pairs_hook=_one_name_for_all)
-                        entries[entry["key"]] = entry
-        return dict(sorted(entries.items()))
+                        yield json.loads(line, object_pairs_hook=_one_name_for_all)
 
     def finished(self) -> dict[str, Entry]:
         """The manifest's entries of this run's keys whose images are there, in their order.

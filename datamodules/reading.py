@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -9,10 +10,12 @@ from typing import Any, Literal, TypedDict, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from cyclelight.pixels import FitMode, fit_square, to_float
 
@@ -25,6 +28,8 @@ SUFFIXES = frozenset(
 )
 MEMORY_LIMIT = 512 * 2**20
 """Bytes of decoded 8-bit pixels up to which a dataset stays in memory."""
+PIECE = 1024
+"""Images that are looked at between two looks at what was found."""
 
 
 def is_image_name(path: Path) -> bool:
@@ -116,7 +121,8 @@ class SquareImages(Dataset[ImageItem]):
     Every file is decoded once when the dataset is made: an unreadable one stops a run before it
     starts rather than hours later, and batches have no holes. That takes milliseconds per image,
     in threads; training or translating takes far longer. Up to `MEMORY_LIMIT` the decoded pixels
-    stay in memory (3 R^2 bytes per image, in each process), beyond it files are read anew.
+    stay in memory (3 R^2 bytes per image, in each process). Otherwise files are read anew when they
+    are needed, and several processes share the first look at them: all must make the dataset.
 
     Args:
         files: (key, path) of each image, as from `list_images`.
@@ -124,6 +130,7 @@ class SquareImages(Dataset[ImageItem]):
         fit_mode: see `cyclelight.pixels.fit_square`.
         on_error: `raise` a ValueError on an unreadable file, or `skip` it: then `skipped` lists
             (path, reason), and one warning tells.
+        keep: whether pixels may stay in memory.
     """
 
     def __init__(
@@ -132,30 +139,34 @@ class SquareImages(Dataset[ImageItem]):
         resolution: int,
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
+        *,
+        keep: bool = True,
     ) -> None:
         self.resolution, self.fit_mode = resolution, fit_mode
         shape = (len(files), resolution, resolution, 3)
         small = len(files) * 3 * resolution**2 <= MEMORY_LIMIT
-        pixels = torch.empty(shape, dtype=torch.uint8) if small else None
+        pixels = torch.empty(shape, dtype=torch.uint8) if keep and small else None
 
         def decode(index: int) -> str | None:
             """The reason why the file cannot be read, if so."""
             try:
                 square = read_square(files[index][1], resolution, fit_mode)
             except (ValueError, FileNotFoundError) as error:
-                if on_error == "raise":
-                    hint = "on_error: skip leaves such files out"
-                    raise ValueError(f"{error} ({hint})") from error
                 return str(error)
             if pixels is not None:
                 pixels[index] = square
             return None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            reasons = list(pool.map(decode, range(len(files))))
-        good = [index for index, reason in enumerate(reasons) if reason is None]
+        rank, processes = _process() if pixels is None else (0, 1)
+        mine = range(rank, len(files), processes)
+        reasons = _look(mine, decode, stop=on_error == "raise")
+        if processes > 1:
+            reasons = _pooled(reasons)
+        if reasons and on_error == "raise":
+            raise ValueError(f"{reasons[min(reasons)]} (on_error: skip leaves such files out)")
+        good = [index for index in range(len(files)) if index not in reasons]
         self.files = [files[index] for index in good]
-        self.skipped = [(files[i][1], reason) for i, reason in enumerate(reasons) if reason]
+        self.skipped = [(files[i][1], reason) for i, reason in sorted(reasons.items())]
         self._pixels = pixels[good] if pixels is not None and self.skipped else pixels
         if self.skipped:
             told = "; ".join(reason for _, reason in self.skipped[:10])
@@ -178,6 +189,38 @@ class SquareImages(Dataset[ImageItem]):
     def __getitem__(self, index: int) -> ImageItem:
         key, path = self.files[index]
         return {"image": to_float(self.pixels(index)), "key": key, "path": str(path)}
+
+
+def _look(
+    indices: Sequence[int], decode: Callable[[int], str | None], *, stop: bool
+) -> dict[int, str]:
+    """Why files cannot be read, by index; with `stop` the first one only."""
+    reasons: dict[int, str] = {}
+    # In pieces, since a pool holds all that it was given.
+    pieces = [indices[start : start + PIECE] for start in range(0, len(indices), PIECE)]
+    hidden = None if _process()[0] == 0 else True  # None hides it where there is no terminal.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        bar = tqdm(pieces, "reading images", unit_scale=PIECE, delay=3, leave=False, disable=hidden)
+        for piece in bar:
+            found = zip(piece, pool.map(decode, piece), strict=True)
+            reasons |= {index: reason for index, reason in found if reason is not None}
+            if reasons and stop:
+                break
+    return reasons
+
+
+def _process() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _pooled(reasons: dict[int, str]) -> dict[int, str]:
+    """What all processes found."""
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, reasons)
+    return {index: reason for part in parts for index, reason in part.items()}
 
 
 def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: str) -> None:

@@ -28,8 +28,9 @@ class TranslationImages(LightningDataModule):
     paths, suffix included, relative to the folder, to the fixed part of the pattern, or to the
     file's own folder.
 
-    All images are decoded once in `setup`: translating one takes far longer, an unreadable file
-    then stops the run before it starts, and batches are the same whatever is skipped in others.
+    All images are decoded once in `setup`, by all processes together: translating one takes far
+    longer, an unreadable file then stops the run before it starts, and batches are the same
+    whatever is skipped in others. None stays in memory.
 
     Args:
         source: an image file, a folder (searched recursively), or a pattern such as
@@ -37,7 +38,7 @@ class TranslationImages(LightningDataModule):
         reference: folder of real images of the target domain, which the results are measured
             against and shown beside.
         batch_size: images per step and process.
-        num_workers: processes that decode images; none are started if the images are in memory.
+        num_workers: processes that decode images; 0 does it between batches, which take far longer.
         fit_mode: `crop` to the largest centred square, or `letterbox` on white.
         on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
 
@@ -51,7 +52,7 @@ class TranslationImages(LightningDataModule):
         source: str,
         reference: str | None = None,
         batch_size: int = 8,
-        num_workers: int = 2,
+        num_workers: int = 0,
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
     ) -> None:
@@ -98,13 +99,14 @@ class TranslationImages(LightningDataModule):
         """
         if self.images is not None and self.images.resolution == resolution:
             return
-        self.images = SquareImages(self.files, resolution, self.fit_mode, self.on_error)
+        self.images = self._squares(self.files, resolution)
         if not len(self.images):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
         if self.reference_files:
-            self.reference_images = SquareImages(
-                self.reference_files, resolution, self.fit_mode, self.on_error
-            )
+            self.reference_images = self._squares(self.reference_files, resolution)
+
+    def _squares(self, files: Files, resolution: int) -> SquareImages:
+        return SquareImages(files, resolution, self.fit_mode, self.on_error, keep=False)
 
     def groups(self, *, done: bool) -> list[range]:
         """Of the batches, as indices of `images`, those with all images done, or the others.

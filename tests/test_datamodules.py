@@ -67,11 +67,14 @@ def test_workers_run_only_when_files_are_read(
     make: Make, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "MEMORY_LIMIT", limit)
-    data = TranslationImages(str(make("cats", 3)), num_workers=1, batch_size=3)
+    root = make("cats", 3)
+    of_domain = DomainImages(str(root), val=None, num_workers=1)
+    of_domain.load(8)
+    assert of_domain.train_dataloader().num_workers == (0 if limit else 1)
+    data = TranslationImages(str(root), num_workers=1, batch_size=3)
     data.load(8)
-    loader = data.predict_dataloader()
-    assert loader.num_workers == (0 if limit else 1)
-    (batch,) = loader
+    assert data.images is not None and not data.images.in_memory
+    (batch,) = data.predict_dataloader()
     torch.testing.assert_close(batch["image"][:, 0, 0, 0], torch.arange(3.0) / 127.5 - 1)
 
 

@@ -1,7 +1,9 @@
 """Each kind of image file is made on the spot, with values that are known before."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +171,51 @@ def test_skipping_leaves_the_others_in_place(
     assert [path for path, _ in images.skipped] == [tmp_path / "20.png"]
     with pytest.raises(ValueError, match=r"20\.png"):
         SquareImages(list_images(tmp_path), 4)
+
+
+def look(rank: int, root: Path, on_error: reading.OnError) -> None:
+    """What one of two processes finds, and which files it read, to a file."""
+    torch.set_num_threads(1)
+    store = f"file://{root}/store_{on_error}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    read, found = reading.read_square, list[str]()
+
+    def noted(path: Path, *more: Any) -> torch.Tensor:
+        found.append(path.name)
+        return read(path, *more)
+
+    reading.read_square = noted
+    try:
+        images = SquareImages(list_images(root / "images"), 4, on_error=on_error, keep=False)
+        result = [key for key, _ in images.files]
+    except ValueError as error:
+        result = [str(error)]
+    (root / f"{on_error}{rank}.json").write_text(json.dumps([sorted(found), result]))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork", "ignore:skipped")
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_processes_share_the_first_look(tmp_path: Path, on_error: reading.OnError) -> None:
+    (tmp_path / "images").mkdir()
+    for name in "abcde":
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{name}.png")
+    for name in "de":
+        (tmp_path / "images" / f"{name}.png").write_bytes(b"broken")
+    mp = torch.multiprocessing.get_context("fork")
+    processes = [mp.Process(target=look, args=(rank, tmp_path, on_error)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    told = [json.loads((tmp_path / f"{on_error}{rank}.json").read_text()) for rank in range(2)]
+    assert [files for files, _ in told] == [["a.png", "c.png", "e.png"], ["b.png", "d.png"]]
+    (_, mine), (_, theirs) = told
+    assert mine == theirs
+    if on_error == "skip":
+        assert mine == ["a.png", "b.png", "c.png"]
+    else:
+        assert len(mine) == 1 and "d.png" in mine[0]  # Both found one, and both tell the first.
 
 
 def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:

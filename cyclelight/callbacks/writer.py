@@ -49,8 +49,10 @@ class ImageWriter(Callback):
                     f"does not make; they stay there and in its manifest"
                 )
         trainer.strategy.barrier()
-        # No process begins before all are past the next barrier, when the loaders are made.
-        translation_data(trainer).done = frozenset(self.folder.finished())
+        # No process begins before all are past the next barrier, when the loaders are made. That
+        # the images are there was seen to already, by one process for all.
+        done = frozenset(entry["key"] for entry in self.folder.entries())
+        translation_data(trainer).done = done
 
     def on_predict_batch_end(
         self,
