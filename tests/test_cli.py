@@ -13,10 +13,11 @@ import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
+from torch.distributed import DistBackendError
 from torch.utils.data import DataLoader, Dataset
 
 from cyclelight.cli import main
-from cyclelight.commands.errors import one_line
+from cyclelight.commands.errors import guarded, one_line
 
 Run = Callable[..., tuple[int, str]]
 
@@ -254,3 +255,36 @@ def test_installed_program(command: str) -> None:
 def test_a_workers_error_is_its_last_line() -> None:
     caught = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
     assert one_line(RuntimeError(caught)) == "b: c"
+
+
+class Dies(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def fail(error: Exception) -> int:
+    raise error
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.parametrize(
+    ("run", "line"),
+    [
+        (lambda: next(iter(DataLoader(Dies(), num_workers=1))), "(data.num_workers) has died"),
+        (lambda: fail(RuntimeError("[x/gloo/transport/tcp/pair.cc:561] Connection closed by peer")),
+         "another process of this run has died"),
+        (lambda: fail(DistBackendError("NCCL error")), "another process of this run has died"),
+        (lambda: fail(ConnectionResetError(104, "reset by peer")), "error: [Errno 104] reset"),
+        (lambda: fail(FileNotFoundError(2, "No such file", "/a.png")), "/a.png: No such file"),
+    ],
+)  # fmt: skip
+def test_what_others_raise_is_told_in_our_words(
+    run: Callable[[], int], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(run) == 1
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1

@@ -7,11 +7,19 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 
 DEBUG = "CYCLELIGHT_DEBUG"
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals whose handlers are put back at the end; a fit handles SIGUSR1."""
+
+PEERS = ("DistBackendError", "DistNetworkError")
+"""Of torch.distributed, which is not imported here."""
+PEER_DIED = "another process of this run has died: what it said, if anything, stands above"
+LOADER_DIED = (
+    "a process that decodes images (data.num_workers) has died, perhaps for want of memory"
+)
 
 
 class UsageError(ValueError):
@@ -65,17 +73,31 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
             return 143, notes[0]
         case SystemExit(code=code):
             return (code, None) if isinstance(code, int) else (int(code is not None), None)
+        case ConnectionError() | EOFError() if _loading(error):
+            text = LOADER_DIED
+        case RuntimeError() if str(error).startswith("DataLoader worker (pid"):
+            text = LOADER_DIED
         case BrokenPipeError():
             # The reader has gone (`| head`). Python would complain again when it flushes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141, None
         case UsageError():
             return 2, f"error: {one_line(error)}"
+        case RuntimeError() if "gloo/transport" in str(error) or type(error).__name__ in PEERS:
+            text = PEER_DIED
+        case OSError(strerror=str(reason), filename=str(name)):
+            text = f"{name}: {reason}"
         case ValueError() | OSError() | RuntimeError():
             text = one_line(error)
         case _:
             text = ": ".join(filter(None, (type(error).__name__, one_line(error))))
     return 1, f"error: {text} ({DEBUG}=1 shows the traceback)"
+
+
+def _loading(error: BaseException) -> bool:
+    """Whether it was raised while torch waited for a process that decodes images."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).parts[-3:-1] == ("utils", "data") for frame in frames)
 
 
 def one_line(error: BaseException) -> str:
