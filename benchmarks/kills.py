@@ -146,16 +146,18 @@ def table(
     assert wait(start(command(root / name))) == 0
     length, rows = time.monotonic() - begun, []
     expected = result(root / name)
-    for number in range(kills):
-        folder, kind = root / f"{name}{number}", signals[number % len(signals)]
+    while len(rows) < kills:
+        folder, kind = Path(tempfile.mkdtemp(dir=root)), signals[len(rows) % len(signals)]
         moment = random.uniform(0, length)
         pid = start(command(folder))
         time.sleep(moment)
         os.kill(pid, kind)
         ended, left = wait(pid), place(folder)
+        if ended == 0:
+            continue  # It was faster.
         again = wait(start(command(folder)))
         equal = again == 0 and result(folder) == expected
-        rows.append((number + 1, f"{moment:.2f} s", kind.name, ended, left, again, equal))
+        rows.append((len(rows) + 1, f"{moment:.2f} s", kind.name, ended, left, again, equal))
     head = ("kill", "after", "signal", "ended with", "left behind", "then", "equal")
     print(f"\n{name}, {length:.1f} s undisturbed\n{tabulate(rows, head)}", flush=True)
     return sum(not row[-1] for row in rows)

@@ -10,6 +10,7 @@ A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/`
 and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,7 +25,7 @@ from cyclelight.autoencoder import Autoencoder
 from cyclelight.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
 from cyclelight.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domain import Domain
-from cyclelight.hub import display_name, resolve
+from cyclelight.hub import FILES, display_name, resolve
 from cyclelight.model_folder import (
     check_weights,
     load_model,
@@ -176,6 +177,23 @@ def save_domain(
             save_autoencoder(made / "vae", autoencoder)
         (made / "domain.json").write_text(json.dumps(dict(card), indent=2) + "\n")
     return folder
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a domain's files with their names, in hexadecimal.
+
+    Args:
+        path: what `check_domain_path` gave.
+    """
+    files = [path] if path.is_file() else [f for pattern in FILES for f in path.glob(pattern)]
+    total = hashlib.sha256()
+    for file in sorted(set(files)):
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        # A checkpoint that was moved is the same one.
+        name = "" if file == path else file.relative_to(path).as_posix()
+        total.update(f"{digest} {name}\n".encode())
+    return total.hexdigest()
 
 
 def network_config(network: Network) -> dict[str, Any]:

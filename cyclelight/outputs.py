@@ -2,6 +2,7 @@
 
 images/<key>.png    the translated images, 8-bit
 manifest.jsonl      one line per image: {"key", "source", "output", "seed"}
+domains.json        the SHA-256 of the domains that made them
 .lock               held by the run that is writing here
 """
 
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -56,6 +58,13 @@ def sole_use(root: Path) -> Iterator[None]:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"another run is writing to the output folder {root}") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            warnings.warn(
+                f"{root} is on a file system without locks: let no other run write there",
+                stacklevel=2,
+            )
         yield
 
 

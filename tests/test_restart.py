@@ -1,8 +1,10 @@
 """Translations that are ended early and run again: the files of an undisturbed run."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from PIL import Image
 from cyclelight.cli import main
 from cyclelight.domain_folder import save_domain
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.outputs import RunFolder
+from cyclelight.outputs import RunFolder, sole_use
 from cyclelight.schedule import NoiseSchedule
 from datamodules import TranslationImages, translation_images
 from datamodules.order import Batches, Dealt
@@ -200,6 +202,37 @@ def test_other_settings_are_refused_by_name(
     assert "overwrite: false" in (tmp_path / "config.yaml").read_text()
 
 
+def test_other_weights_of_the_same_name_are_refused(
+    here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(here / "dog", tmp_path / "dog")
+    args = options(here, tmp_path / "out", "--model.target", tmp_path / "dog")
+    assert main(args) == 0
+    before, _ = files(tmp_path / "out"), capfd.readouterr()
+    torch.manual_seed(7)
+    trained_on = TINY.build(resolution=R, channels=3)
+    save_domain(tmp_path / "dog", trained_on, NoiseSchedule(), card={"name": "dog"})
+    assert main(args) == 2
+    error = capfd.readouterr().err
+    assert f"when --model.target {tmp_path / 'dog'} had other weights" in error
+    assert error.count("\n") == 1 and files(tmp_path / "out") == before
+    assert main([*args, "--overwrite"]) == 0
+    after = files(tmp_path / "out")
+    assert after.keys() == before.keys() and after["images/0.png"] != before["images/0.png"]
+    assert after["domains.json"] != before["domains.json"]
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockf(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.warns(UserWarning, match="without locks"), sole_use(tmp_path):
+        pass
+
+
 def test_a_second_run_is_refused(
     here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,9 +245,12 @@ def test_a_second_run_is_refused(
             os.read(go_on[0], 1)
         os._exit(0)
     os.read(ready[0], 1)
-    assert main(options(here, tmp_path)) == 2
-    assert "another run is writing to the output folder" in capfd.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    # Neither a translation nor a fit.
+    cats = Path(__file__).parents[1] / "docs" / "demo" / "cats"
+    for args in (options(here, tmp_path), ["fit", f"--data.root={cats}", f"--output={tmp_path}"]):
+        assert main(args) == 2
+        assert "another run is writing to the output folder" in capfd.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     os.write(go_on[1], b".")
     os.waitpid(pid, 0)
     assert main(options(here, tmp_path)) == 0
@@ -284,7 +320,7 @@ def test_batches_are_dealt_without_repetition(here: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "killed"), [(2, 0), (2, 1), (5, None)])
+@pytest.mark.parametrize(("processes", "killed"), [(2, 0), (2, 1), (3, None), (5, None)])
 def test_processes_give_the_same_files(
     here: Path, whole: Path, tmp_path: Path, processes: int, killed: int | None
 ) -> None:

@@ -1,5 +1,6 @@
 """fit, validate, test, predict: what each adds to a stage, and how it runs."""
 
+import json
 import logging
 import warnings
 from contextlib import ExitStack
@@ -21,9 +22,10 @@ from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.checkpoints import AtomicCheckpoints, newest_checkpoint
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.stage import Stage, build
+from cyclelight.domain_folder import check_domain_path, fingerprint
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
-from cyclelight.outputs import RunFolder, sole_use
+from cyclelight.outputs import RunFolder, sole_use, write_json
 from cyclelight.report import Report
 from datamodules.translation_images import TranslationImages
 
@@ -140,7 +142,10 @@ class Predict(Stage):
 def fit(args: list[str]) -> int:
     """`lightning fit`; the exit code."""
     cli = build(Fit, args)
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    with ExitStack() as stack:
+        if cli.trainer.is_global_zero:
+            take_folder(stack, Path(cli.config.output))
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     return 0
 
 
@@ -164,18 +169,28 @@ def predict(args: list[str]) -> int:
     cli = build(Predict, args)
     folder = RunFolder(cli.config.output)
     with ExitStack() as stack:
+        if cli.trainer.is_global_zero:
+            take_folder(stack, folder.root)
+            if cli.overwrite:
+                folder.clear()
         try:
-            if cli.trainer.is_global_zero:
-                stack.enter_context(sole_use(folder.root))
-                if cli.overwrite:
-                    folder.clear()
             if not cli.overwrite:
                 check_same_run(cli, folder)
+            if cli.trainer.is_global_zero:
+                keep_domains(cli, folder)
         except ValueError as error:
             raise UsageError(str(error)) from error
         cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     _show(cli.scores.report)
     return 0
+
+
+def take_folder(stack: ExitStack, folder: Path) -> None:
+    """Until the stack unwinds, no other run writes there; UsageError if one does."""
+    try:
+        stack.enter_context(sole_use(folder))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_same_run(cli: Predict, folder: RunFolder) -> None:
@@ -192,6 +207,26 @@ def check_same_run(cli: Predict, folder: RunFolder) -> None:
             f"the images in {folder.root} were made otherwise: {told}; take another --output, or "
             f"start over with --overwrite"
         )
+
+
+def keep_domains(cli: Predict, folder: RunFolder) -> None:
+    """Note which weights make the images, in `domains.json`.
+
+    Raises:
+        ValueError: the images in the folder were made by other weights of the same name.
+    """
+    path, settings = folder.root / "domains.json", cli.config.model.get("init_args", {})
+    names = [name for name in ("source", "target") if settings.get(name)]
+    now = {name: fingerprint(check_domain_path(settings[name], name)) for name in names}
+    there = json.loads(path.read_text()) if path.is_file() and folder.manifest() else now
+    changed = [name for name in names if there.get(name) != now[name]]
+    if changed:
+        told = " and ".join(f"--model.{name} {settings[name]}" for name in changed)
+        raise ValueError(
+            f"the images in {folder.root} were made when {told} had other weights; take another "
+            f"--output, or start over with --overwrite"
+        )
+    write_json(path, now)
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
