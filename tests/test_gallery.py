@@ -190,7 +190,7 @@ def test_what_cannot_work_is_told_before_the_run(cats: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"page_pairs.*0"):
         Gallery(page_pairs=0)
     data = TranslationImages(str(cats))
-    with pytest.raises(ValueError, match="add that one too"):
+    with pytest.raises(ValueError, match="add it before"):
         predict(tmp_path, data, Negative(), Gallery())
     with pytest.raises(ValueError, match="TranslationImages, got DomainImages"):
         predict(tmp_path, DomainImages(str(cats)), Negative())

@@ -68,14 +68,17 @@ class Gallery(Callback):
         if stage != "predict":
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, ImageWriter) for callback in callbacks):
-            raise ValueError("the callback Gallery shows what ImageWriter writes: add that one too")
+        before = callbacks[: callbacks.index(self)]
+        if not any(isinstance(callback, ImageWriter) for callback in before):
+            raise ValueError("the callback Gallery shows what ImageWriter writes: add it before")
         self._folder = run_folder(trainer)
         if trainer.is_global_zero:
             self._references = translation_data(trainer).reference_pixels(self.max_pairs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier()
+        """After that of `ImageWriter`, where all processes have written their last image."""
+        # No meeting here: the scores of a million images take the first process longer than the
+        # others can wait.
         if trainer.is_global_zero:
             self._write(trainer, pl_module, interrupted=False)
         self._folder = None  # Errors of a later stage are not this run's.

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from cyclelight.callbacks.gallery import Gallery
 from cyclelight.callbacks.preemption import Preemption
@@ -54,7 +55,8 @@ class Fit(Stage):
             newest = newest_checkpoint(folder)
             if newest is None:
                 # Not an error: a job that is submitted again begins the same way each time.
-                log.warning("There is no checkpoint in %s: starting from the beginning.", folder)
+                message = "There is no checkpoint in %s: starting from the beginning."
+                rank_zero_only(log.warning)(message, folder)
             self.config.ckpt_path = None if newest is None else str(newest)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
