@@ -56,7 +56,7 @@ class Break(Callback):
         self.path = Path(path)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """What is deleted before the first batch is gone after it was listed."""
+        """What is deleted before the first batch has been listed and seen to be whole."""
         if self.batch < 0:
             self._break()
 
@@ -201,7 +201,7 @@ def main() -> None:
             predict(f"process {rank} of 2 dies", **TWO, **dies)
             fit(f"process {rank} of 2 dies", **TWO, breaks={**dies["breaks"], "batch": 5})
         predict("more processes than batches", **TWO, **{"data.batch_size": 8})
-        for when, batch in (("after listing", -1), ("while running", 1)):
+        for when, batch in (("before the first batch", -1), ("while running", 1)):
             folder = faults.sources()
             gone = sorted(folder.iterdir())[-1]
             breaks = {"what": "delete", "path": gone, "batch": batch}

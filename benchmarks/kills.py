@@ -59,7 +59,7 @@ def fit(output: Path) -> list[str]:
 
 
 def predict(output: Path) -> list[str]:
-    """A translation of 7 images in batches of 2, with KID; a few seconds."""
+    """A translation of 8 images in batches of 2, with KID; a few seconds."""
     root = output.parent
     settings = {"model.source": root / "cat", "model.target": root / "dog", "model.steps": 50}
     data = {"data.source": CATS, "data.reference": CATS, "data.batch_size": 2}
