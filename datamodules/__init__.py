@@ -2,6 +2,7 @@
 
 from datamodules.afhq import AFHQ
 from datamodules.domain_images import DomainImages
+from datamodules.shards import ShardImages
 from datamodules.translation_images import TranslationImages
 
-__all__ = ["AFHQ", "DomainImages", "TranslationImages"]
+__all__ = ["AFHQ", "DomainImages", "ShardImages", "TranslationImages"]

@@ -2,15 +2,13 @@
 
 import hashlib
 import os
-import warnings
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
-from datamodules.order import Batch, TrainingOrder, batch_loader, groups_of
+from datamodules.order import Batch, TrainingOrder, batch_loader, groups_of, reached
 from datamodules.reading import (
     Files,
     ImageItem,
@@ -157,8 +155,6 @@ class DomainImages(LightningDataModule):
         order = TrainingOrder(
             self.train_images, processes, rank, seed=self.seed, drop_last=drop_last
         )
-        # Lightning knows only one kind of loader that can resume, and this is not it.
-        warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
         loader = make_loader(
             self.train_images,
             self.num_workers,
@@ -168,11 +164,7 @@ class DomainImages(LightningDataModule):
             drop_last=drop_last,
         )
         if self.trainer:
-            # Restored by now. Lightning's number of the epoch depends on when it was saved.
-            total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-            limit = self.trainer.limit_train_batches
-            whole = len(loader) * limit if isinstance(limit, float) else min(len(loader), limit)
-            epoch, done = divmod(total.processed, max(1, int(whole)))
+            epoch, done = reached(self.trainer, len(loader))
             order.begin(epoch, done * self.batch_size)
         return loader
 

@@ -1,7 +1,8 @@
 """In which order images come, and to which process: the same whatever was interrupted."""
 
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from lightning.pytorch import Trainer
@@ -54,6 +55,31 @@ class TrainingOrder(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = list(super().__iter__())
         return iter(order[self._done if self.epoch == self._first_epoch else 0 :])
+
+
+class BatchOrder(DistributedSampler[tuple[int, int]]):
+    """(epoch, number) of each of this process's batches in turn, for what knows its own order.
+
+    A fit that is resumed within an epoch asks only for what is left of it. Being torch's own kind,
+    Lightning calls its `set_epoch` and puts no sampler of its own in its place.
+
+    Args:
+        batches: whose items they are, and as many as an epoch has.
+    """
+
+    def __init__(self, batches: Dataset[Batch]) -> None:
+        super().__init__(batches, 1, 0)
+        self.begin(0, 0)
+
+    def begin(self, epoch: int, done: int) -> None:
+        """Begin with this epoch, of which this process has seen `done` batches already."""
+        self._first_epoch, self._done = epoch, done
+        self.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # At once, since Lightning may set another epoch before it asks for the first batch.
+        first = self._done if self.epoch == self._first_epoch else 0
+        return iter([(self.epoch, number) for number in range(first, len(self))])
 
 
 class Batches(Dataset[Batch]):
@@ -130,3 +156,19 @@ def batch_loader(
     return make_loader(
         batches, num_workers, in_memory=images.in_memory, batch_size=None, sampler=sampler
     )
+
+
+def reached(trainer: Trainer, batches: int) -> tuple[int, int]:
+    """(epoch, batches of it that are done) where a fit begins, or goes on.
+
+    Args:
+        trainer: which has restored its progress by now.
+        batches: in an epoch of this process, before the trainer's limit.
+    """
+    # Lightning knows only one kind of loader that can resume, and this is not it.
+    warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
+    # Lightning's number of the epoch depends on when it was saved.
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    limit = trainer.limit_train_batches
+    whole = batches * limit if isinstance(limit, float) else min(batches, limit)
+    return divmod(total.processed, max(1, int(whole)))

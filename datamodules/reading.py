@@ -1,9 +1,11 @@
 """Image files of any kind to RGB, and folders of them to a dataset."""
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -30,6 +32,18 @@ MEMORY_LIMIT = 512 * 2**20
 """Bytes of decoded 8-bit pixels up to which a dataset stays in memory."""
 PIECE = 1024
 """Images that are looked at between two looks at what was found."""
+SKIP_HINT = "on_error: skip leaves such files out"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The content of an image file that lies within another; `name` says where."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def is_image_name(path: Path) -> bool:
@@ -54,8 +68,8 @@ def list_images(root: str | Path) -> Files:
     return sorted((key.as_posix(), root / key) for key in keys if (root / key).is_file())
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Any image file => RGB, 8-bit, upright.
+def read_image(path: str | Path | Encoded) -> Image.Image:
+    """Any image file, or the content of one => RGB, 8-bit, upright.
 
     EXIF rotation is applied; transparency is laid on white; grey, palette and CMYK become RGB;
     16-bit values are scaled by 1/257 and float values from [0, 1]. The first frame of several.
@@ -65,7 +79,7 @@ def read_image(path: str | Path) -> Image.Image:
         ValueError: the file cannot be decoded, or its values have no known range.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except (FileNotFoundError, MemoryError):
@@ -102,7 +116,7 @@ def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
-def read_square(path: str | Path, resolution: int, mode: FitMode) -> Tensor:
+def read_square(path: str | Path | Encoded, resolution: int, mode: FitMode) -> Tensor:
     """Any image file => (resolution, resolution, 3), uint8; errors as `read_image`."""
     return torch.from_numpy(np.array(fit_square(read_image(path), resolution, mode)))
 
@@ -125,7 +139,8 @@ class SquareImages(Dataset[ImageItem]):
     are needed, and several processes share the first look at them: all must make the dataset.
 
     Args:
-        files: (key, path) of each image, as from `list_images`.
+        files: (key, path) of each image, as from `list_images`, or its content in place of the
+            path. Contents are let go once the pixels are in memory.
         resolution: side R in pixels.
         fit_mode: see `cyclelight.pixels.fit_square`.
         on_error: `raise` a ValueError on an unreadable file, or `skip` it: then `skipped` lists
@@ -135,7 +150,7 @@ class SquareImages(Dataset[ImageItem]):
 
     def __init__(
         self,
-        files: Files,
+        files: Sequence[tuple[str, Path | Encoded]],
         resolution: int,
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
@@ -163,10 +178,12 @@ class SquareImages(Dataset[ImageItem]):
         if processes > 1:
             reasons = _pooled(reasons)
         if reasons and on_error == "raise":
-            raise ValueError(f"{reasons[min(reasons)]} (on_error: skip leaves such files out)")
+            raise ValueError(f"{reasons[min(reasons)]} ({SKIP_HINT})")
         good = [index for index in range(len(files)) if index not in reasons]
         self.files = [files[index] for index in good]
-        self.skipped = [(files[i][1], reason) for i, reason in sorted(reasons.items())]
+        if pixels is not None:
+            self.files = [(key, _emptied(source)) for key, source in self.files]
+        self.skipped = [(str(files[i][1]), reason) for i, reason in sorted(reasons.items())]
         self._pixels = pixels[good] if pixels is not None and self.skipped else pixels
         if self.skipped:
             told = "; ".join(reason for _, reason in self.skipped[:10])
@@ -187,8 +204,8 @@ class SquareImages(Dataset[ImageItem]):
         return read_square(self.files[index][1], self.resolution, self.fit_mode)
 
     def __getitem__(self, index: int) -> ImageItem:
-        key, path = self.files[index]
-        return {"image": to_float(self.pixels(index)), "key": key, "path": str(path)}
+        key, source = self.files[index]
+        return {"image": to_float(self.pixels(index)), "key": key, "path": str(source)}
 
 
 def _look(
@@ -207,6 +224,11 @@ def _look(
             if reasons and stop:
                 break
     return reasons
+
+
+def _emptied(source: Path | Encoded) -> Path | Encoded:
+    """Where an image came from, without its content."""
+    return Encoded(source.name, b"") if isinstance(source, Encoded) else source
 
 
 def _process() -> tuple[int, int]:

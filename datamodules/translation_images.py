@@ -80,7 +80,7 @@ class TranslationImages(LightningDataModule):
         return [key for key, _ in self.files]
 
     @property
-    def skipped(self) -> list[tuple[Path, str]]:
+    def skipped(self) -> list[tuple[str, str]]:
         """(path, reason) of each unreadable image; known after `setup`."""
         return self.images.skipped if self.images is not None else []
 

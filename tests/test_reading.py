@@ -168,7 +168,7 @@ def test_skipping_leaves_the_others_in_place(
     assert [item["key"] for item in items] == ["10.png", "30.png", "40.png"]
     for item, level in zip(items, (10, 30, 40), strict=True):
         torch.testing.assert_close(item["image"], torch.full((3, 4, 4), level / 127.5 - 1))
-    assert [path for path, _ in images.skipped] == [tmp_path / "20.png"]
+    assert [path for path, _ in images.skipped] == [str(tmp_path / "20.png")]
     with pytest.raises(ValueError, match=r"20\.png"):
         SquareImages(list_images(tmp_path), 4)
 

@@ -22,7 +22,7 @@ from cyclelight.page import Summary
 from cyclelight.pixels import to_uint8
 from cyclelight.report import Report
 from cyclelight.sample import sample
-from datamodules import DomainImages
+from datamodules import DomainImages, ShardImages
 from datamodules.order import groups_of
 from datamodules.reading import SquareImages
 
@@ -201,8 +201,11 @@ class SampleScores(Callback):
         if not self.samples:
             return
         data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, DomainImages) or data.val_images is None:
-            raise ValueError(f"test takes the data of DomainImages, got {type(data).__name__}")
+        val_images = data.val_images if isinstance(data, DomainImages | ShardImages) else None
+        if val_images is None:
+            raise ValueError(
+                f"test takes the data of DomainImages or ShardImages, got {type(data).__name__}"
+            )
         self.judge.to(pl_module.device)
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
@@ -220,7 +223,7 @@ class SampleScores(Callback):
                 if folder is not None:
                     folder.write_image(key, image)
             samples.add(batch, self.judge(images))
-        reference = judge_shard(self.judge, data.val_images, trainer, "reference")
+        reference = judge_shard(self.judge, val_images, trainer, "reference")
         everything, real = gather(samples), gather(reference)
         if trainer.is_global_zero:
             self.report = make_report(everything, real, self.judge, self.protocol, self.classes)

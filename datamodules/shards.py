@@ -1,0 +1,177 @@
+"""The images of one domain in shards (tar files), streamed, for data too large for a folder."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from cyclelight.pixels import FitMode
+from datamodules.order import Batch, BatchOrder, batch_loader, groups_of, reached
+from datamodules.reading import OnError, SquareImages, check_loading, make_loader
+from datamodules.streaming import Course, ShardBatches
+from datamodules.tars import (
+    Sample,
+    count_images,
+    find_shards,
+    is_url,
+    read_shard,
+    require_webdataset,
+)
+
+
+class ShardImages(LightningDataModule):
+    """The images of one domain in shards, for `fit`, `validate` and `test`, by webdataset.
+
+    A shard is a tar file of images of any size, as `tar --sort=name -cf train-000000.tar -C cats .`
+    makes; beside an image there may be other files of its name, which are passed over. Shuffle
+    large data before: neighbours in a shard come close to one another.
+
+    Training images are streamed: nothing is held but, in each worker, `shuffle_buffer` encoded
+    images and the batches. An epoch has every image once, but for less than a batch of each
+    process, however many shards, processes and workers there are; its order follows from the seed
+    and its number. A fit that is resumed within an epoch, with as many processes and workers, gets
+    the batches that it would have got; what came before is passed over undecoded.
+
+    Validation images are read at once, in each process. Batches are as those of `DomainImages`;
+    `key` is the name in the shard, `path` the shard and that. Nothing is flipped here.
+
+    Args:
+        train: shards of the training images, such as 'shards/train-{000000..000099}.tar' or
+            'shards/train-*.tar', in quotes lest the shell expand it; or URLs or `pipe:` commands.
+        val: shards of the validation images.
+        epoch_images: images of an epoch, in all processes together. By default as many as there
+            are: their headers are read first, which takes some seconds for each 100,000. Given,
+            nothing is counted, and processes and workers get whole shards, repeated or left out
+            as need be. URLs are not counted: for them it must be given.
+        shuffle_buffer: images among which one is drawn, in each worker.
+        batch_size: images per step and process.
+        num_workers: processes that read and decode images; no more than a process has shards
+            where these are not counted.
+        fit_mode: `crop` to the largest centred square, or `letterbox` on white.
+        on_error: what an unreadable image does: `raise` an error, or `skip` it with a warning, in a
+            smaller batch. An unreadable shard is always an error.
+        seed: of the order of the training images.
+
+    Raises:
+        FileNotFoundError: a shard is missing, or a pattern finds none.
+        ValueError: an argument is out of range, or webdataset is not installed.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str,
+        epoch_images: int | None = None,
+        shuffle_buffer: int = 1000,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        fit_mode: FitMode = "crop",
+        on_error: OnError = "raise",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, fit_mode, on_error)
+        if epoch_images is not None and epoch_images < 1:
+            raise ValueError(f"epoch_images must be at least 1, got {epoch_images}")
+        if shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
+        require_webdataset()
+        self.train_shards, self.val_shards = find_shards("train", train), find_shards("val", val)
+        if both := set(self.train_shards) & set(self.val_shards):
+            raise ValueError(f"val and train must not share shards, got {min(both)} in both")
+        if epoch_images is None and any(map(is_url, self.train_shards)):
+            raise ValueError("epoch_images must be given, since train has URLs")
+        self.train, self.val = train, val
+        self.epoch_images, self.shuffle_buffer = epoch_images, shuffle_buffer
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.fit_mode: FitMode = fit_mode
+        self.on_error: OnError = on_error
+        self.counts: list[int] | None = None
+        """Images of each training shard, if they are counted; known after `setup`."""
+        self.resolution: int | None = None
+        self.val_images: SquareImages | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read what `stage` needs, the val images at the resolution of the trainer's module."""
+        assert self.trainer is not None
+        resolution = self.trainer.lightning_module.resolution
+        assert isinstance(resolution, int)
+        self.load(resolution, train=stage == "fit")
+
+    def load(self, resolution: int, *, train: bool = True) -> None:
+        """Decode the val images, and with `train` count the training images.
+
+        Raises:
+            ValueError: a shard cannot be read or has no images, or a val image is unreadable
+                under `raise`, or none is readable under `skip`.
+        """
+        if train and self.counts is None and self.epoch_images is None:
+            with ThreadPoolExecutor(8) as pool:  # Threads wait for the disk, not for one another.
+                self.counts = list(pool.map(count_images, self.train_shards))
+            if not any(self.counts):
+                raise ValueError(f"train: no images in {self.train}")
+        if self.val_images is None or self.val_images.resolution != resolution:
+            files = self._val_files()
+            self.val_images = SquareImages(files, resolution, self.fit_mode, self.on_error)
+            if not len(self.val_images):
+                raise ValueError(f"none of the {len(files)} images of {self.val} can be read")
+        self.resolution = resolution
+
+    def _val_files(self) -> list[Sample]:
+        files: dict[str, Sample] = {}
+        for shard in self.val_shards:
+            for key, encoded in read_shard(shard):
+                if key in files:  # Noise and figures go by the key.
+                    raise ValueError(f"val: {files[key][1]} and {encoded} have the same key")
+                files[key] = key, encoded
+        if not files:
+            raise ValueError(f"val: no images in {self.val}")
+        return [files[key] for key in sorted(files)]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.resolution is not None, "setup comes first"
+        processes, rank = 1, 0
+        if self.trainer:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
+        workers = self.num_workers
+        if self.counts is None:
+            each = len(self.train_shards) // processes
+            if not each:
+                raise ValueError(
+                    f"train has {len(self.train_shards)} shards, fewer than the {processes} "
+                    f"processes: make more, or leave out epoch_images"
+                )
+            workers = min(workers, each)
+        course = Course(
+            self.train_shards,
+            self.counts,
+            self.epoch_images or sum(self.counts or ()),
+            self.batch_size,
+            processes,
+            rank,
+            max(1, workers),
+            self.shuffle_buffer,
+            self.seed,
+        )
+        batches = ShardBatches(course, self.resolution, self.fit_mode, self.on_error)
+        order = BatchOrder(batches)
+        if self.trainer:
+            order.begin(*reached(self.trainer, len(batches)))
+        # By name, and without a batch size: the items are batches.
+        return make_loader(batches, workers, in_memory=False, batch_size=None, sampler=order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        assert self.val_images is not None, "setup comes first"
+        groups = groups_of(len(self.val_images), self.batch_size)
+        return batch_loader(self.val_images, groups, self.num_workers, self.trainer)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
+    def summary(self) -> dict[str, str | int]:
+        """What a domain's card tells of its data: the shards' folder and the numbers of images."""
+        first = self.train_shards[0]
+        told = {"root": "shards" if is_url(first) else Path(first).resolve().parent.name}
+        counted = {"train_images": sum(self.counts)} if self.counts else {}
+        return {**told, **counted, "val_images": len(self.val_images or ())}
