@@ -25,8 +25,8 @@ import numpy as np
 import torch
 import torch.distributed
 
-from cyclelight.callbacks import scores
-from cyclelight.callbacks.scores import gather, make_report
+from cyclelight.callbacks import judging
+from cyclelight.callbacks.judging import gather, make_report
 from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import protocol
 from cyclelight.outputs import RunFolder
@@ -67,7 +67,7 @@ class Played:
         starts = np.cumsum([0, *self.counts])
 
         def shard(rank: int) -> Iterator[Any]:
-            size = max(1, scores.PIECE // len(self.counts))
+            size = max(1, judging.PIECE // len(self.counts))
             for start in range(0, self.counts[rank], size):
                 yield look(int(starts[rank]) + start, min(size, self.counts[rank] - start))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from cyclelight.callbacks import scores as callbacks
+from cyclelight.callbacks import judging
 from cyclelight.metrics import judged as judged_file
 from cyclelight.metrics import realism
 from cyclelight.metrics.judged import Judged
@@ -101,8 +101,8 @@ def test_gathered_figures_are_those_of_one_process(
     whole = score(keep(some, 20), keep(reference), protocol("default"), "dog")
     for name, function in distributed.items():
         monkeypatch.setattr(torch.distributed, name, function)
-    monkeypatch.setattr(callbacks, "PIECE", 8)
-    everything = callbacks.gather(shards[0])
+    monkeypatch.setattr(judging, "PIECE", 8)
+    everything = judging.gather(shards[0])
     assert rounds == -(-max(counts[1:]) // max(1, 8 // len(counts)))
     assert score(everything, keep(reference), protocol("default"), "dog") == whole
     per_image = PerImage(everything, "dog")

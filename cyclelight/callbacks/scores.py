@@ -1,22 +1,24 @@
 """Figures of a run: how real and how faithful its images are."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from math import ceil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
+from cyclelight.callbacks.judging import (
+    choose_protocol,
+    gather,
+    judge_share,
+    make_report,
+    progress,
+)
 from cyclelight.callbacks.writer import run_folder, translation_data
 from cyclelight.domain import Domain
 from cyclelight.metrics.judged import Judged
-from cyclelight.metrics.protocol import Protocol, protocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.metrics.scores import Judge, PerImage, classes_of, score
+from cyclelight.metrics.scores import Judge, PerImage, classes_of
 from cyclelight.outputs import RunFolder
 from cyclelight.page import Summary
 from cyclelight.pixels import to_uint8
@@ -24,14 +26,6 @@ from cyclelight.report import Report
 from cyclelight.sample import sample
 from datamodules import DomainImages, ShardImages
 from datamodules.order import groups_of
-from datamodules.reading import SquareImages
-
-T = TypeVar("T")
-
-BATCH = 32
-"""Reference images that a feature network sees at a time."""
-PIECE = 4096
-"""Images whose figures travel to the first process at a time, from all others together."""
 
 
 class TranslationScores(Callback):
@@ -95,7 +89,7 @@ class TranslationScores(Callback):
         data, folder = translation_data(trainer), run_folder(trainer)
         groups = data.groups(done=True)[trainer.global_rank :: trainer.world_size]
         device = trainer.strategy.root_device
-        for group in _progress(groups, trainer, "earlier images"):
+        for group in progress(groups, trainer, "earlier images"):
             assert data.images is not None
             keys = [data.images.files[index][0] for index in group]
             images = torch.stack([folder.read_image(key) for key in keys]).to(device)
@@ -121,7 +115,7 @@ class TranslationScores(Callback):
         data = translation_data(trainer)
         reference = Judged()
         if data.reference_images is not None:
-            reference = judge_shard(self.judge, data.reference_images, trainer, "reference")
+            reference = judge_share(self.judge, data.reference_images, trainer, "reference")
         everything, real = gather(self._judged), gather(reference)
         if trainer.is_global_zero:
             self._judged = everything  # For the gallery.
@@ -212,7 +206,7 @@ class SampleScores(Callback):
         samples = Judged()
         groups = groups_of(len(keys), self.batch_size)
         mine = [keys[g.start : g.stop] for g in groups[trainer.global_rank :: trainer.world_size]]
-        for batch in _progress(mine, trainer, "samples"):
+        for batch in progress(mine, trainer, "samples"):
             images = to_uint8(
                 sample(
                     _domain(pl_module), len(batch), steps=self.steps, eta=self.eta, seed=self.seed,
@@ -223,75 +217,12 @@ class SampleScores(Callback):
                 if folder is not None:
                     folder.write_image(key, image)
             samples.add(batch, self.judge(images))
-        reference = judge_shard(self.judge, val_images, trainer, "reference")
+        reference = judge_share(self.judge, val_images, trainer, "reference")
         everything, real = gather(samples), gather(reference)
         if trainer.is_global_zero:
             self.report = make_report(everything, real, self.judge, self.protocol, self.classes)
             if folder is not None:
                 self.report.write(folder.root)
-
-
-def choose_protocol(name: str, network: str | None) -> Protocol:
-    """The protocol of this name, with another network if one is given.
-
-    Raises:
-        ValueError: there is no such protocol.
-    """
-    chosen = protocol(name)
-    return chosen if network is None else replace(chosen, network=network)
-
-
-def make_report(
-    images: Judged,
-    reference: Judged,
-    judge: Judge,
-    protocol: Protocol,
-    classes: str | None,
-) -> Report:
-    """The figures of images that were judged, in the order of their keys."""
-    return Report(
-        score(images, reference, protocol, classes),
-        PerImage(images, classes),
-        protocol.describe() if judge.network is not None else "",
-        judge.notes,
-    )
-
-
-def judge_shard(judge: Judge, images: SquareImages, trainer: Trainer, label: str) -> Judged:
-    """This process's share of some images, judged."""
-    judged = Judged()
-    # Whole batches, since the last bits depend on their shape.
-    mine = groups_of(len(images), BATCH)[trainer.global_rank :: trainer.world_size]
-    device = trainer.strategy.root_device
-    for batch in _progress(mine, trainer, label):
-        pixels = torch.stack([images.pixels(index) for index in batch]).to(device)
-        keys = [images.files[index][0] for index in batch]
-        judged.add(keys, judge(pixels))
-    return judged
-
-
-def gather(judged: Judged) -> Judged:
-    """What all processes know, on the first, by key; elsewhere only what was known there."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return judged
-    first, processes = torch.distributed.get_rank() == 0, torch.distributed.get_world_size()
-    counts = [0] * processes
-    torch.distributed.all_gather_object(counts, len(judged))
-    # In rounds: at once, everything would be there packed and unpacked, and padded to the largest.
-    size = max(1, PIECE // processes)
-    pieces = judged.pieces(size)
-    for _ in range(ceil(max(counts[1:], default=0) / size)):
-        parts: list[Any] | None = [None] * processes if first else None
-        torch.distributed.gather_object(None if first else next(pieces, None), parts)
-        for part in parts or []:
-            if part is not None:
-                judged.add(*part)
-    return judged
-
-
-def _progress(batches: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]:
-    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-    return tqdm(batches, label, unit="batch", disable=not shown, leave=False)
 
 
 def _domain(pl_module: LightningModule) -> Domain:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from tqdm import tqdm
 
-from cyclelight.callbacks.scores import choose_protocol, make_report
+from cyclelight.callbacks.judging import choose_protocol, make_report
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
 from cyclelight.metrics.judged import Judged
