@@ -19,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from cyclelight.autoencoder import Autoencoder
 from cyclelight.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
@@ -144,6 +144,7 @@ def save_domain(
     card: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
     autoencoder: Autoencoder | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a domain folder; it appears whole or not at all, and takes the place of an older one.
 
@@ -155,6 +156,7 @@ def save_domain(
         card: contents of `domain.json`; `name` is used by `load_domain`.
         dtype: dtype of the network's weights on disk.
         autoencoder: what makes the latents that the network was trained on; written unchanged.
+        weights: those of `unet`, where it holds only a part of them.
 
     Raises:
         ValueError: `folder` exists and is something else.
@@ -162,7 +164,7 @@ def save_domain(
     folder = Path(folder)
     # What diffusers notes of its own, such as the path that a network came from, is left out.
     copy = type(unet).from_config({k: v for k, v in unet.config.items() if k[0] != "_"})
-    copy.load_state_dict(unet.state_dict())
+    copy.load_state_dict(unet.state_dict() if weights is None else weights)
     # diffusers' own `to` warns about layers to be kept in float32, even where there are none.
     nn.Module.to(copy, dtype)
     scheduler = DDPMScheduler(
@@ -199,7 +201,9 @@ def fingerprint(path: Path) -> str:
 def network_config(network: Network) -> dict[str, Any]:
     """The settings that rebuild a network of the class they name, as plain JSON values."""
     config: dict[str, Any] = json.loads(network.to_json_string())
-    return config
+    # A sharded one has a class of its own.
+    kinds = (name for name, kind in NETWORKS.items() if isinstance(network, kind))
+    return {**config, "_class_name": next(kinds, config["_class_name"])}
 
 
 Config = Mapping[str, Any]

@@ -13,8 +13,8 @@ ORDER = [
     *("progress", "pixels", "schedule", "steps", "noise", "latent_code", "denoiser", "networks"),
     *("autoencoder", "model_folder", "autoencoder_folder", "adapters", "domain", "hub"),
     *("domain_folder", "encode", "decode", "sample", "invert", "cleanup", "methods", "translate"),
-    *("loss", "metrics", "outputs", "checkpoints", "page", "report", "datamodules", "callbacks"),
-    *("modules", "commands", "cli", "__main__"),
+    *("loss", "metrics", "outputs", "checkpoints", "page", "report", "datamodules", "sharding"),
+    *("callbacks", "modules", "commands", "cli", "__main__"),
 ]
 # The public names of the package are gathered from below; nothing inside imports from there.
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

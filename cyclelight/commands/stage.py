@@ -6,6 +6,7 @@ would let a checkpoint's hyper-parameters override the command line.
 """
 
 import logging
+import re
 import warnings
 from argparse import ArgumentError
 from contextlib import suppress
@@ -22,6 +23,7 @@ from cyclelight.commands.errors import UsageError, one_line
 from cyclelight.commands.parsing import explain
 from cyclelight.commands.processes import die_with_parent, keep_signals
 from cyclelight.modules.domain import DomainModule
+from cyclelight.sharding import FSDP2, PRECISIONS, Sharded
 from datamodules.domain_images import DomainImages
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Stage(LightningCLI):
     default_data: type[LightningDataModule] = DomainImages
     output_required: ClassVar[bool] = False
     takes_checkpoint: ClassVar[bool] = True
+    shards: ClassVar[bool] = False
     checkpoint_words: ClassVar[tuple[str | None, ...]] = (None,)
     config_name: ClassVar[str] = "config.yaml"
 
@@ -133,7 +136,8 @@ class Stage(LightningCLI):
         self.config = parser.parse_args(self.args if self.helping else [*classes, *self.args])
 
     def before_instantiate_classes(self) -> None:
-        """A missing checkpoint is known now; Lightning would notice after loading the data."""
+        """What cannot go well is known now; Lightning would notice after loading the data."""
+        check_strategy(self.config.trainer, shards=self.shards)
         path = self.config.get("ckpt_path")
         if path not in self.checkpoint_words and not Path(path).is_file():
             raise UsageError(f"--ckpt_path: there is no file {path}")
@@ -172,6 +176,29 @@ class Stage(LightningCLI):
         for group in wrapped[:1] or groups[-1:]:
             return f"--{group}.{reason}"
         return reason
+
+
+def check_strategy(trainer: Any, *, shards: bool) -> None:
+    """UsageError for strategies under which this stage, or any, would give something wrong.
+
+    Args:
+        trainer: the settings of the trainer.
+        shards: whether the stage can run sharded.
+    """
+    strategy = trainer.strategy
+    name = strategy if isinstance(strategy, str) else strategy.class_path
+    if name not in (FSDP2, f"{Sharded.__module__}.{Sharded.__qualname__}"):
+        if re.search("fsdp|deepspeed|model_?parallel", name.lower()):
+            # They would save the average, and the domain, in shards or not at all.
+            right = f"{FSDP2}, which shards too, or ddp" if shards else "ddp"
+            raise UsageError(f"--trainer.strategy: {name} is not supported; take {right}")
+    elif not shards:
+        raise UsageError(f"--trainer.strategy: {name} is for fit alone; take ddp")
+    elif trainer.precision not in PRECISIONS:
+        raise UsageError(
+            f"--trainer.precision: {trainer.precision} does not go with --trainer.strategy {name}; "
+            f"take 32-true or bf16-mixed"
+        )
 
 
 def take_class(args: list[str], key: str, base: type) -> Any:

@@ -43,6 +43,7 @@ class Fit(Stage):
     summary = "Train the diffusion model of one image domain, or an autoencoder."
     output_required = True
     checkpoint_words = (None, "last")
+    shards = True
 
     def before_instantiate_classes(self) -> None:
         """Lightning warns if there are checkpoints already; not when they are resumed."""

@@ -1,6 +1,7 @@
 """AutoencoderModule: train the autoencoder of a latent space (`lightning fit`)."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cyclelight.modules.training import LearningRates, adamw, check_settings, mi
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
 from cyclelight.noise import step_generator
 from cyclelight.pixels import to_uint8
+from cyclelight.sharding import shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,10 @@ class AutoencoderModule(LightningModule):
         self.network.to(memory_format=torch.channels_last)
         self.val_l1, self.val_psnr = MeanMetric(), MeanMetric()
 
+    def configure_model(self) -> None:
+        """Shard the autoencoder, under the strategy fsdp2."""
+        shard(self.network.children(), self.device_mesh)
+
     def configure_callbacks(self) -> list[Callback]:
         """The moving average."""
         return [EMA(self.ema_decay)]
@@ -148,9 +154,15 @@ class AutoencoderModule(LightningModule):
         self.log("test/psnr", self.val_psnr)
 
     @torch.no_grad()
-    def finished(self) -> Autoencoder:
-        """A copy of the autoencoder, its scaling factor set to 1 / std of training latents."""
+    def finished(self, weights: Mapping[str, Tensor] | None = None) -> Autoencoder:
+        """A copy of the autoencoder, its scaling factor set to 1 / std of training latents.
+
+        Args:
+            weights: those of the network, where it holds only a part of them.
+        """
         state = autoencoder_state(self.network, self.card())
+        if weights is not None:
+            state["state_dict"] = weights
         copy, latents, seen = rebuild(state), [], 0
         for batch in self.trainer.train_dataloader or ():
             latents.append(copy.encode(batch["image"].cpu()))
@@ -175,7 +187,10 @@ class AutoencoderModule(LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the autoencoder folder; the weights are the averaged ones by now."""
-        if not self.trainer.is_global_zero or self.trainer.interrupted:
+        if self.trainer.interrupted:
+            return
+        weights = whole(self.network.state_dict())
+        if not self.trainer.is_global_zero:
             return
         folder = Path(self.trainer.default_root_dir) / "autoencoder"
-        log.info("Wrote the autoencoder to %s", save_autoencoder(folder, self.finished()))
+        log.info("Wrote the autoencoder to %s", save_autoencoder(folder, self.finished(weights)))

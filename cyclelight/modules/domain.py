@@ -27,10 +27,11 @@ from cyclelight.domain_folder import (
 )
 from cyclelight.loss import Weighting, denoising_loss, finite
 from cyclelight.modules.training import LearningRates, adamw, check_settings, mirror, versions
-from cyclelight.networks import NetworkSettings, resize
+from cyclelight.networks import NetworkSettings, blocks, resize
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.noise import keyed_generator, step_generator
 from cyclelight.schedule import NoiseSchedule
+from cyclelight.sharding import shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,11 @@ class DomainModule(LightningModule):
             autoencoder=self.autoencoder,
         )
 
+    def configure_model(self) -> None:
+        """Shard the network, under the strategy fsdp2."""
+        network = self.denoiser.network
+        shard([*blocks(network), network], self.device_mesh)
+
     def configure_callbacks(self) -> list[Callback]:
         """The moving average, and the sample grids, which show the averaged weights."""
         callbacks: list[Callback] = [EMA(self.ema_decay)]
@@ -275,7 +281,10 @@ class DomainModule(LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the domain folder; the weights are the averaged ones by now."""
-        if not self.trainer.is_global_zero or self.trainer.interrupted:
+        if self.trainer.interrupted:
+            return
+        weights = whole(self.denoiser.network.state_dict())
+        if not self.trainer.is_global_zero:
             return
         folder = save_domain(
             Path(self.trainer.default_root_dir) / "domain",
@@ -285,5 +294,6 @@ class DomainModule(LightningModule):
             card=self.card(),
             dtype=getattr(torch, self.save_dtype),
             autoencoder=self.autoencoder,
+            weights=weights,
         )
         log.info("Wrote the domain to %s", folder)

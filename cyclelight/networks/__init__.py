@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from diffusers import UNet2DModel
+from torch import nn
 
 from cyclelight.networks.adm import ADMSettings, ADMUNet
 from cyclelight.networks.unet import UNetSettings
@@ -12,6 +13,14 @@ NetworkSettings: TypeAlias = UNetSettings | ADMSettings
 
 NETWORKS: dict[str, type[Network]] = {"UNet2DModel": UNet2DModel, "ADMUNet": ADMUNet}
 """Those that a domain folder may hold, by the name of their class."""
+
+
+def blocks(network: Network) -> list[nn.Module]:
+    """The large parts of a network, which run one after the other."""
+    if isinstance(network, ADMUNet):
+        return [*network.input_blocks, network.middle_block, *network.output_blocks]
+    middle = [] if network.mid_block is None else [network.mid_block]
+    return [*network.down_blocks, *middle, *network.up_blocks]
 
 
 def learns_variance(network: Network) -> bool:
