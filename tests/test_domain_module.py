@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,6 +135,16 @@ def test_ema_is_the_recursion_with_a_ramp() -> None:
         decay = min(0.5, (1 + n) / (10 + n))
         expected = value if expected is None else decay * expected + (1 - decay) * value
     assert_close(average.module.weight.item(), expected)
+
+
+def test_the_average_is_where_the_fit_computes() -> None:
+    """Not on the CPU, where the module is when callbacks are set up."""
+    ema, fitted = EMA(0.5), module()
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    ema.setup(trainer, fitted, "fit")  # type: ignore[arg-type]
+    assert ema._average_model is not None
+    assert {weight.device.type for weight in ema._average_model.parameters()} == {"meta"}
+    assert {weight.device.type for weight in fitted.parameters()} == {"cpu"}
 
 
 def test_fit_writes_a_domain_of_the_averaged_weights(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cyclelight.sharding import assemble, is_sharded, load_whole, scatter, whole
 
@@ -24,18 +24,25 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
             n = float(updates)
-            return averaged.lerp(current, 1 - min(decay, (1 + n) / (10 + n)))
+            ramped = min(decay, (1 + n) / (10 + n))
+            move = get_ema_multi_avg_fn(ramped)  # type: ignore[no-untyped-call]
+            move(tuple(averaged), tuple(current), updates)
 
-        # Averaging buffers would average integer counters too.
-        super().__init__(use_buffers=False, avg_fn=average)
+        # Averaging buffers would average integer counters too. All weights at once, since a GPU
+        # would have to be waited for at each.
+        super().__init__(use_buffers=False, multi_avg_fn=average)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the module before it is sharded, since afterwards it cannot be; shard the copy."""
         if stage == "fit":
+            # The module is on the CPU still. Were the average to stay there, each step would wait
+            # for all weights to be sent to it; what is sharded moves when it is.
+            mesh, there = pl_module.device_mesh, trainer.strategy.root_device
+            device = there if mesh is None else pl_module.device
             self._average_model = AveragedModel(
-                pl_module, pl_module.device, use_buffers=self._use_buffers, **self._kwargs
+                pl_module, device, use_buffers=self._use_buffers, **self._kwargs
             )
             copy: Any = self._average_model.module
             copy.configure_model()
