@@ -162,7 +162,7 @@ def test_unknown_key_in_recipe(run: Run, tmp_path: Path) -> None:
 def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: Path) -> None:
     assert fit("--data.batch_size", 1)[0] == 0
     out = tmp_path / "out"
-    assert {p.name for p in out.iterdir()} == {"config.yaml", "checkpoints", "logs"}
+    assert {p.name for p in out.iterdir()} == {".lock", "config.yaml", "checkpoints", "logs"}
     assert torch.load(out / "checkpoints" / "last.ckpt")["global_step"] == 4
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert written["data"]["init_args"] == {"batch_size": 1}
@@ -210,7 +210,7 @@ def test_terminated_while_running(fit: Run, tmp_path: Path) -> None:
 
 def test_fit_without_checkpoints(fit: Run, tmp_path: Path) -> None:
     assert fit("--trainer.enable_checkpointing", "false", "--trainer.logger", "false")[0] == 0
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "config.yaml"}
 
 
 def test_another_class_keeps_its_own_defaults(fit: Run, tmp_path: Path) -> None:
