@@ -171,7 +171,7 @@ def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: P
     judged = ("validate", "--config", out / "config.yaml", "--ckpt_path")
     assert run(*judged, out / "checkpoints" / "last.ckpt")[0] == 0
     assert {p.name for p in out.iterdir()} == {
-        *("config.yaml", "config_validate.yaml", "checkpoints", "logs")
+        *(".lock", "config.yaml", "config_validate.yaml", "checkpoints", "logs")
     }
     assert run(*judged, "last")[0] == 2
 
