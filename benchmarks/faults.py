@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from tabulate import tabulate
 
+from cyclelight.checkpoints import damage
 from cyclelight.domain_folder import save_domain
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.outputs import RunFolder
@@ -108,7 +109,7 @@ class Faults:
         keys = list(RunFolder(output).manifest())
         whole = 0
         for path in (RunFolder(output, keys).image_path(key) for key in keys):
-            with Image.open(path) as image, suppress(OSError):
+            with suppress(OSError), Image.open(path) as image:
                 image.load()
                 whole += 1
         self.rows[-1] = (*self.rows[-1][:4], f"{whole} of {len(keys)} images", self.rows[-1][4])
@@ -133,6 +134,7 @@ class Faults:
         steps = [
             torch.load(path, weights_only=True)["global_step"]
             for path in (output / "checkpoints").glob("*.ckpt")
+            if damage(path) is None
         ]
         kept = f"checkpoint of step {max(steps)}" if steps else "no checkpoint yet"
         self.rows[-1] = (*self.rows[-1][:4], kept, self.rows[-1][4])
@@ -157,14 +159,16 @@ class Faults:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         try:
             # Until the last process has closed its end, not only the first one.
             _, stderr = process.communicate(timeout=LIMIT)
             code = str(process.returncode)
         except subprocess.TimeoutExpired:
-            process.kill()
-            stderr, code = "", "hangs"
+            os.killpg(process.pid, signal.SIGKILL)
+            _, stderr = process.communicate()
+            code = "hangs"
         moment = clock.stat().st_mtime if clock.exists() else begun
         since = "the fault" if clock.exists() else "the start"
         lines = [line for line in stderr.splitlines() if line.startswith("error:")]

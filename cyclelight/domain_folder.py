@@ -182,12 +182,13 @@ def save_domain(
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 of a domain's files with their names, in hexadecimal.
+    """The SHA-256 of a domain's weights and settings, in hexadecimal; its card may change.
 
     Args:
         path: what `check_domain_path` gave.
     """
-    files = [path] if path.is_file() else [f for pattern in FILES for f in path.glob(pattern)]
+    names = [pattern for pattern in FILES if pattern != "domain.json"]
+    files = [path] if path.is_file() else [f for pattern in names for f in path.glob(pattern)]
     total = hashlib.sha256()
     for file in sorted(set(files)):
         with file.open("rb") as content:

@@ -78,11 +78,13 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)  # Whoever reads that the disk is full wants to know which.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            # Whoever reads that the disk is full wants to know which.
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,7 +139,7 @@ class RunFolder:
         output = self.image_path(key).relative_to(self.root).as_posix()
         entry: Entry = {"key": key, "source": source, "output": output, "seed": seed}
         line = json.dumps(entry) + "\n"
-        # One write to a file opened for appending: lines of several processes never mix.
+        # One write to a file opened for appending: lines of a machine's processes never mix.
         descriptor = os.open(self.manifest_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             if os.write(descriptor, line.encode()) < len(line.encode()):
@@ -172,6 +174,15 @@ class RunFolder:
             for key, entry in self.manifest().items()
             if key in self._names and self.image_path(key).is_file()
         }
+
+    def unlisted(self) -> list[str]:
+        """This run's keys whose images are there, but not in the manifest.
+
+        Network file systems may let one machine overwrite what another one appends.
+        """
+        listed = {entry["key"] for entry in self.entries()}
+        unlisted = (key for key in self._names if key not in listed)
+        return [key for key in unlisted if self.image_path(key).is_file()]
 
     def read_image(self, key: str) -> Tensor:
         """The image of `key` as it was written: (H, W, 3), uint8.

@@ -28,10 +28,11 @@ class ShardImages(LightningDataModule):
     large data before: neighbours in a shard come close to one another.
 
     Training images are streamed: nothing is held but, in each worker, `shuffle_buffer` encoded
-    images and the batches. An epoch has every image once, but for less than a batch of each
-    process, however many shards, processes and workers there are; its order follows from the seed
-    and its number. A fit that is resumed within an epoch, with as many processes and workers, gets
-    the batches that it would have got; what came before is passed over undecoded.
+    images and the batches. An epoch has every image once, but for less than a batch of each process
+    (where there are too few for one batch of each, some come twice), however many shards, processes
+    and workers there are; its order follows from the seed and its number. A fit that is resumed
+    within an epoch, with as many processes and workers, gets the batches that it would have got;
+    what came before is passed over undecoded.
 
     Validation images are read at once, in each process. Batches are as those of `DomainImages`;
     `key` is the name in the shard, `path` the shard and that. Nothing is flipped here.

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Self
 
-from datamodules.reading import SUFFIXES, Encoded
+from datamodules.reading import SUFFIXES, Encoded, is_image_name
 
 Sample = tuple[str, Encoded]
 """(key, content) of an image: the key is its name in the shard."""
@@ -103,9 +103,10 @@ def read_shard(shard: str, *, first: int | None = 0) -> Iterator[Sample]:
                         content = tar.extractfile(member).read() if wanted else b""  # type: ignore[union-attr]
                         images.append((f"{name}.{suffix}", content))
                 if len(images) != 1:
+                    told = ", ".join(suffixes[:5]) + ", ..." * (len(suffixes) > 5)
                     raise _NotOneImage(
                         f"shard {shard}: sample {name} has {len(images)} images, not 1, in "
-                        f"{', '.join(suffixes)} (files in succession whose names agree up to the "
+                        f"{told} (files in succession whose names agree up to the "
                         f"first dot are one sample)"
                     )
                 ((key, content),) = images
@@ -125,9 +126,31 @@ class _NotOneImage(ValueError):
     """Of a sample, in a shard that can be read."""
 
 
+class _Member(tarfile.TarInfo):
+    """Refuses a damaged header, which tarfile takes for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            if tar.offset == 0:  # No tar file at all, or a compressed one.
+                raise
+            raise ValueError(f"it is damaged after {tar.offset} bytes") from error
+
+
 def _members(tar: tarfile.TarFile, *, seekable: bool) -> Iterator[tarfile.TarInfo]:
-    """The regular files but for hidden ones; ValueError if the archive ends before its end."""
+    """The regular files but for hidden ones.
+
+    Raises:
+        ValueError: the archive ends before its end, or an image is a link to another file.
+    """
     for member in tar:
+        if (member.issym() or member.islnk()) and is_image_name(Path(member.name)):
+            raise ValueError(
+                f"{member.name} is a link; make the shard with `tar --dereference "
+                f"--hard-dereference`"
+            )
         if member.isreg() and not PurePosixPath(member.name).name.startswith("."):
             yield member
         tar.members = []  # type: ignore[attr-defined] # It would remember each.
@@ -151,7 +174,7 @@ def _opened(shard: str) -> Iterator[tarfile.TarFile]:
         else:  # What is not wanted of a file is passed over; a stream has to be read through.
             stream, mode = stack.enter_context(Path(shard).open("rb")), "r:*"
         try:
-            tar = stack.enter_context(tarfile.open(fileobj=stream, mode=mode))  # type: ignore[call-overload]
+            tar = stack.enter_context(tarfile.open(fileobj=stream, mode=mode, tarinfo=_Member))  # type: ignore[call-overload]
         except tarfile.ReadError:
             raise ValueError("it is no tar file, or empty") from None
         yield tar

@@ -13,7 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
-from torch.distributed import DistBackendError
+from torch.distributed import DistBackendError, DistNetworkError
 from torch.utils.data import DataLoader, Dataset
 
 from cyclelight.cli import main
@@ -277,7 +277,11 @@ def fail(error: Exception) -> int:
         (lambda: next(iter(DataLoader(Dies(), num_workers=1))), "(data.num_workers) has died"),
         (lambda: fail(RuntimeError("[x/gloo/transport/tcp/pair.cc:561] Connection closed by peer")),
          "another process of this run has died"),
-        (lambda: fail(DistBackendError("NCCL error")), "another process of this run has died"),
+        (lambda: fail(DistBackendError("x: remote process exited or")),
+         "another process of this run has died"),
+        (lambda: fail(DistNetworkError("port: 29500, EADDRINUSE")), "error: port: 29500, EADDR"),
+        (lambda: fail(RuntimeError("DataLoader worker (pid 7) is killed: no shared memory")),
+         "has died, perhaps for want of memory: DataLoader worker (pid 7) is killed: no shared"),
         (lambda: fail(ConnectionResetError(104, "reset by peer")), "error: [Errno 104] reset"),
         (lambda: fail(FileNotFoundError(2, "No such file", "/a.png")), "/a.png: No such file"),
     ],

@@ -14,7 +14,7 @@ from cyclelight.metrics import judged as judged_file
 from cyclelight.metrics import realism
 from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import protocol
-from cyclelight.metrics.scores import PerImage, score
+from cyclelight.metrics.scores import Judge, PerImage, score
 
 DIM = 6
 
@@ -111,6 +111,19 @@ def test_gathered_figures_are_those_of_one_process(
         of_class = float(some[key]["label"].item() > 150)
         assert per_image[key] == {"dog": of_class, "PSNR": some[key]["PSNR"].item()}
     assert "elsewhere.png" not in per_image
+
+
+def test_lpips_is_left_out_if_a_process_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_gather_object(them: list[bool], mine: bool) -> None:
+        them[:] = [mine, True, False]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
+    judge = Judge(None, resolution=64)
+    judge.lpips, judge.notes = torch.nn.Identity(), []  # type: ignore[assignment]
+    judging.agree(judge)
+    assert judge.lpips is None and judge.notes == ["no LPIPS: process 2 lacks its weights"]
 
 
 def test_figures_in_blocks_are_those_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,6 +70,27 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
         temporary.symlink_to("/dev/full")
         temporary.write_text("anything")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_temporary_file_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that became read-only, which even refuses to remove what is not there."""
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    told = r"Read-only file system: .*/a\.png"
+    with pytest.raises(OSError, match=told), atomic(tmp_path / "a.png") as temporary:
+        temporary.write_text("anything")
+
+
+def test_images_that_the_manifest_lacks_are_found(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    for key in ("a.jpg", "b.jpg"):
+        folder.write_image(key, torch.zeros(2, 2, 3, dtype=torch.uint8))
+    folder.add_to_manifest("b.jpg", "b.jpg", 0)
+    assert folder.unlisted() == ["a.jpg"]
 
 
 def test_json_comes_back(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_other_weights_of_the_same_name_are_refused(
     save_domain(tmp_path / "dog", trained_on, NoiseSchedule(), card={"name": "dog"})
     assert main(args) == 2
     error = capfd.readouterr().err
-    assert f"when --model.target {tmp_path / 'dog'} had other weights" in error
+    assert f"when --model.target {tmp_path / 'dog'} was another model" in error
     assert error.count("\n") == 1 and files(tmp_path / "out") == before
     assert main([*args, "--overwrite"]) == 0
     after = files(tmp_path / "out")

@@ -304,7 +304,20 @@ def test_damage_within_a_shard_is_told(here: Path, tmp_path: Path) -> None:
         offset = archive.getmembers()[2].offset
     content[offset : offset + 512] = b"x" * 512
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=f"cut off or damaged after {offset} bytes"):
+    # Of a stream, too, whose end cannot be looked at again.
+    for shard in (str(tmp_path / "a.tar"), f"pipe:cat {tmp_path / 'a.tar'}"):
+        with pytest.raises(ValueError, match=f"damaged after {offset} bytes"):
+            count_images(shard)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_is_not_left_out_silently(here: Path, tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(here / "images" / "train" / "00.png", "0.png")
+        link = tarfile.TarInfo("1.png")
+        link.type, link.linkname = kind, "0.png"
+        archive.addfile(link)
+    with pytest.raises(ValueError, match=r"1\.png is a link; make the shard with `tar --deref"):
         count_images(str(tmp_path / "a.tar"))
 
 

@@ -51,6 +51,17 @@ def make_report(
     )
 
 
+def agree(judge: Judge) -> None:
+    """Leave out LPIPS if a process lacks its weights: all figures are of all images."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    have = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(have, judge.lpips is not None)
+    if judge.lpips is not None and not all(have):
+        judge.lpips = None
+        judge.notes.append(f"no LPIPS: process {have.index(False)} lacks its weights")
+
+
 def judge_share(judge: Judge, images: SquareImages, trainer: Trainer, label: str) -> Judged:
     """This process's share of some images, judged."""
     judged = Judged()

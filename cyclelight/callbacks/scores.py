@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cyclelight.callbacks.judging import (
+    agree,
     choose_protocol,
     gather,
     judge_share,
@@ -73,6 +74,7 @@ class TranslationScores(Callback):
         data = translation_data(trainer)
         realism = data.reference is not None or self.classes is not None
         self.judge = Judge(self.protocol if realism else None, self.weights, resolution=resolution)
+        agree(self.judge)
         self._judged = Judged()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -82,3 +82,9 @@ class ImageWriter(Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.folder.close_manifest()
+            lost = self.folder.unlisted()
+            if lost:
+                raise RuntimeError(
+                    f"the manifest lacks {len(lost)} images that were written, such as {lost[0]}: "
+                    f"the file system loses lines of several machines; run again"
+                )

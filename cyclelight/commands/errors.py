@@ -14,8 +14,8 @@ DEBUG = "CYCLELIGHT_DEBUG"
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals whose handlers are put back at the end; a fit handles SIGUSR1."""
 
-PEERS = ("DistBackendError", "DistNetworkError")
-"""Of torch.distributed, which is not imported here."""
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""What gloo and NCCL say of it, among other errors of theirs."""
 PEER_DIED = "another process of this run has died: what it said, if anything, stands above"
 LOADER_DIED = (
     "a process that decodes images (data.num_workers) has died, perhaps for want of memory"
@@ -76,14 +76,14 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
         case ConnectionError() | EOFError() if _loading(error):
             text = LOADER_DIED
         case RuntimeError() if str(error).startswith("DataLoader worker (pid"):
-            text = LOADER_DIED
+            text = f"{LOADER_DIED}: {one_line(error)}"
         case BrokenPipeError():
             # The reader has gone (`| head`). Python would complain again when it flushes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141, None
         case UsageError():
             return 2, f"error: {one_line(error)}"
-        case RuntimeError() if "gloo/transport" in str(error) or type(error).__name__ in PEERS:
+        case RuntimeError() if any(words in str(error) for words in PEER_GONE):
             text = PEER_DIED
         case OSError(strerror=str(reason), filename=str(name)):
             text = f"{name}: {reason}"

@@ -44,6 +44,7 @@ class Fit(Stage):
     output_required = True
     checkpoint_words = (None, "last")
     shards = True
+    resumes = False
 
     def before_instantiate_classes(self) -> None:
         """Lightning warns if there are checkpoints already; not when they are resumed."""
@@ -52,13 +53,20 @@ class Fit(Stage):
             return
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
         if self.config.ckpt_path == "last":
-            folder = Path(self.config.output) / "checkpoints"
-            newest = newest_checkpoint(folder)
-            if newest is None:
-                # Not an error: a job that is submitted again begins the same way each time.
-                message = "There is no checkpoint in %s: starting from the beginning."
-                rank_zero_only(log.warning)(message, folder)
-            self.config.ckpt_path = None if newest is None else str(newest)
+            self.resumes, self.config.ckpt_path = True, None
+
+    def checkpoint(self) -> str | None:
+        """Where to go on from, if anywhere. Asked when no other run can write in the folder."""
+        if not self.resumes:
+            path: str | None = self.config.ckpt_path
+            return path
+        folder = Path(self.config.output) / "checkpoints"
+        newest = newest_checkpoint(folder)
+        if newest is None:
+            # Not an error: a job that is submitted again begins the same way each time.
+            message = "There is no checkpoint in %s: starting from the beginning."
+            rank_zero_only(log.warning)(message, folder)
+        return None if newest is None else str(newest)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard in one folder, so that a resumed run continues its curves."""
@@ -148,7 +156,7 @@ def fit(args: list[str]) -> int:
     with ExitStack() as stack:
         if cli.trainer.is_global_zero:
             take_folder(stack, Path(cli.config.output))
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint())
     return 0
 
 
@@ -216,7 +224,7 @@ def keep_domains(cli: Predict, folder: RunFolder) -> None:
     """Note which weights make the images, in `domains.json`.
 
     Raises:
-        ValueError: the images in the folder were made by other weights of the same name.
+        ValueError: the images in the folder were made by another model of the same name.
     """
     path, settings = folder.root / "domains.json", cli.config.model.get("init_args", {})
     names = [name for name in ("source", "target") if settings.get(name)]
@@ -226,7 +234,7 @@ def keep_domains(cli: Predict, folder: RunFolder) -> None:
     if changed:
         told = " and ".join(f"--model.{name} {settings[name]}" for name in changed)
         raise ValueError(
-            f"the images in {folder.root} were made when {told} had other weights; take another "
+            f"the images in {folder.root} were made when {told} was another model; take another "
             f"--output, or start over with --overwrite"
         )
     write_json(path, now)
