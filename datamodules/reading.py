@@ -211,7 +211,7 @@ class SquareImages(Dataset[ImageItem]):
 def _look(
     indices: Sequence[int], decode: Callable[[int], str | None], *, stop: bool
 ) -> dict[int, str]:
-    """Why files cannot be read, by index; with `stop` the first one only."""
+    """Why files cannot be read, by index; with `stop` no further than the first few found."""
     reasons: dict[int, str] = {}
     # In pieces, since a pool holds all that it was given.
     pieces = [indices[start : start + PIECE] for start in range(0, len(indices), PIECE)]
