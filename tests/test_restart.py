@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -325,18 +326,15 @@ def test_processes_give_the_same_files(
     here: Path, whole: Path, tmp_path: Path, processes: int, killed: int | None
 ) -> None:
     """Bit for bit, with more processes than batches too, and after the death of one."""
-    path = os.pathsep.join([str(here), str(Path(__file__).parent)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    ddp = ("--trainer.devices", processes, "--trainer.strategy", "ddp")
-
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cyclelight", *options(here, tmp_path, *ddp, *more)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
+    command = options(
+        *(here, tmp_path), *("--trainer.devices", processes, "--trainer.strategy", "ddp")
+    )
     if killed is not None:
-        assert run(*kill(2, signal.SIGKILL, killed)).returncode != 0
+        path = os.pathsep.join([str(here), str(Path(__file__).parent)])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, "-m", "cyclelight", *command, *kill(2, signal.SIGKILL, killed)]
+        assert subprocess.run(words, env=environment, capture_output=True, timeout=300).returncode
         assert not (tmp_path / "metrics.json").exists()
-    done = run()
-    assert done.returncode == 0, done.stderr
+    assert ranks.run(command, processes, here)[0] == 0
     assert files(tmp_path) == files(whole)
     assert json.loads((tmp_path / "metrics.json").read_text())["figures"]

@@ -1,13 +1,11 @@
 """Sharded fits in two processes: the results of DDP, whole files, and refusals beforehand."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -71,19 +69,10 @@ def options(given: dict[str, Any]) -> list[str]:
 
 
 def run(args: list[str]) -> int:
-    """The exit code of processes of their own."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "cyclelight", *args],
-        env=environment,
-        cwd=Path(__file__).parents[1],
-        timeout=300,
-        capture_output=True,
-        text=True,
-    )
-    print(done.stderr)
-    assert "warning" not in done.stderr.lower()
-    return done.returncode
+    """The exit code of two processes that warn of nothing."""
+    code, said = ranks.run(args)
+    assert "warning" not in said.lower()
+    return code
 
 
 def fit(output: Path, strategy: str, *more: str) -> int:

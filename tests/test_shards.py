@@ -1,8 +1,6 @@
 """Images in shards: the same as those of a folder, in an order that survives interruptions."""
 
 import io
-import os
-import subprocess
 import sys
 import tarfile
 from collections import Counter
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from PIL import Image
 from test_preemption import END, arguments, assert_same_fit, kill, state
@@ -499,13 +498,9 @@ def test_two_processes_resume_too(here: Path, tmp_path: Path) -> None:
     """3 batches each an epoch; the shards are uneven, and neither waits for the other."""
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_steps", 8)
     end = ("--checkpoint.every_n_train_steps", 8, *ddp)
-    path = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def run(output: Path, *more: object) -> int:
-        words = shard_fit(here, output, 1, *end, *more)
-        command = [sys.executable, "-m", "cyclelight", *words]
-        return subprocess.run(command, env=environment, timeout=300, capture_output=True).returncode
+        return ranks.run(shard_fit(here, output, 1, *end, *more))[0]
 
     assert run(tmp_path / "whole") == 0
     assert run(tmp_path / "parts", *kill(5, rank=1)) == 143
