@@ -1,50 +1,74 @@
 """The processes of one run, started as SLURM does: at once, none by another.
 
-Lightning's own launcher starts the others when the first has imported everything, which takes the
-tests twice as long. It is met by test_preemption.py and test_restart.py.
+They are forked from a server that has imported torch and Lightning already, about 10 seconds for
+each process otherwise. Lightning's own launcher is met by test_preemption.py and test_restart.py.
 """
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable
+from multiprocessing import get_context, get_start_method, set_start_method
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-HERE = Path(__file__).parent
+from cyclelight.commands.processes import PARENT
+
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["cyclelight.commands.stages"])
+
+
+def rank(
+    words: list[str], paths: list[str], environment: dict[str, str], said: Path, workers: str
+) -> None:
+    """One process: its streams go to the file `said`, and its exit code is that of the program.
+
+    `workers` is how it starts those of its data loaders, which would inherit the way of the server.
+    """
+    import torch
+
+    from cyclelight.cli import main
+
+    set_start_method(workers, force=True)
+    stream = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.environ.update(environment)
+    # The server's, not that of the processes.
+    os.environ.pop(PARENT, None)
+    torch.set_num_threads(1)
+    sys.path[:0] = paths
+    sys.exit(main(words))
 
 
 def run(arguments: Iterable[object], processes: int = 2, *paths: Path) -> tuple[int, str]:
-    """The exit code of the first process and what it said on stderr; the others have to end with 0.
+    """The exit code of the first process and what it printed; the others have to end with 0.
 
-    `paths` are folders to import from, beside that of the tests.
+    `paths` are folders to import from.
     """
-    command = [sys.executable, "-m", "cyclelight", *map(str, arguments)]
+    words = [*map(str, arguments)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-
-    def start(rank: int, **streams: Any) -> subprocess.Popen[str]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, (HERE, *paths))),
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "NODE_RANK": "0",
-            "LOCAL_RANK": str(rank),
-        }
-        return subprocess.Popen(command, env=environment, cwd=HERE.parent, text=True, **streams)
-
-    others = [start(rank) for rank in range(1, processes)]
-    first = start(0, stderr=subprocess.PIPE)
-    try:
-        said = first.communicate(timeout=300)[1]
-        codes = [other.wait(timeout=60) for other in others]
-    finally:
-        for process in (first, *others):
-            process.kill()
-    print(said)
-    assert not any(codes), codes
-    return first.returncode, said
+    main = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / str(index) for index in range(processes)]
+        started = []
+        for number, said in enumerate(files):
+            environment = {**main, "LOCAL_RANK": str(number)}
+            args = (words, [*map(str, paths)], environment, said, get_start_method())
+            started.append(FORKS.Process(target=rank, args=args))
+        for process in started:
+            process.start()
+        try:
+            for process in started:
+                process.join(timeout=300)
+        finally:
+            for process in started:
+                process.kill()
+        codes = [process.exitcode for process in started]
+        printed = [file.read_text() for file in files]
+    print(*printed, sep="\n")
+    assert codes[0] is not None
+    assert not any(codes[1:]), codes
+    return codes[0], printed[0]

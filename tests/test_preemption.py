@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -178,20 +179,21 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(
 
 @pytest.mark.slow
 def test_one_signalled_process_stops_both(tmp_path: Path, batch: int = 2) -> None:
-    """Two processes with one batch of 3 each an epoch, the second of them signalled."""
+    """Two processes with one batch of 3 each an epoch, the second of them signalled.
+
+    This fit is started by Lightning's launcher, whose first process starts the second.
+    """
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 1)
     end = ("--checkpoint.every_n_train_steps", 4, "--trainer.max_steps", 4, *ddp)
+    whole, parts = (arguments(tmp_path / name, *end) for name in ("whole", "parts"))
+    assert ranks.run(whole)[0] == 0
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
-
-    def run(*more: object) -> int:
-        command = [sys.executable, "-m", "cyclelight", *map(str, more)]
-        return subprocess.run(command, env=environment, timeout=300, capture_output=True).returncode
-
-    assert run(*arguments(tmp_path / "whole", *end)) == 0
-    assert run(*arguments(tmp_path / "parts", *end, *kill(batch, rank=1))) == 143
+    command = [sys.executable, "-m", "cyclelight", *parts, *kill(batch, rank=1)]
+    done = subprocess.run(command, env=environment, timeout=300, capture_output=True)
+    assert done.returncode == 143, done.stderr
     assert state(tmp_path / "parts")["global_step"] == batch
-    assert run(*arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
+    assert ranks.run([*parts, "--ckpt_path", "last"])[0] == 0
     assert_same_fit(tmp_path / "parts", tmp_path / "whole")
 
 

@@ -320,21 +320,30 @@ def test_batches_are_dealt_without_repetition(here: Path) -> None:
     assert [len(Dealt(batches, 5, rank)) for rank in range(5)] == [1, 1, 1, 0, 0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("processes", "killed"), [(2, 0), (2, 1), (3, None), (5, None)])
+def ddp(processes: int) -> tuple[str, ...]:
+    return ("--trainer.devices", str(processes), "--trainer.strategy", "ddp")
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
 def test_processes_give_the_same_files(
-    here: Path, whole: Path, tmp_path: Path, processes: int, killed: int | None
+    here: Path, whole: Path, tmp_path: Path, processes: int
 ) -> None:
-    """Bit for bit, with more processes than batches too, and after the death of one."""
-    command = options(
-        *(here, tmp_path), *("--trainer.devices", processes, "--trainer.strategy", "ddp")
-    )
-    if killed is not None:
-        path = os.pathsep.join([str(here), str(Path(__file__).parent)])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "cyclelight", *command, *kill(2, signal.SIGKILL, killed)]
-        assert subprocess.run(words, env=environment, capture_output=True, timeout=300).returncode
-        assert not (tmp_path / "metrics.json").exists()
-    assert ranks.run(command, processes, here)[0] == 0
+    """Bit for bit, with more processes than batches too."""
+    assert ranks.run([*options(here, tmp_path), *ddp(processes)], processes, here)[0] == 0
     assert files(tmp_path) == files(whole)
     assert json.loads((tmp_path / "metrics.json").read_text())["figures"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_death_of_a_process_loses_nothing(
+    here: Path, whole: Path, tmp_path: Path, killed: int
+) -> None:
+    path = os.pathsep.join([str(here), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    words = [*options(here, tmp_path), *ddp(2), *kill(2, signal.SIGKILL, killed)]
+    command = [sys.executable, "-m", "cyclelight", *words]
+    assert subprocess.run(command, env=environment, capture_output=True, timeout=300).returncode
+    assert not (tmp_path / "metrics.json").exists()
+    assert ranks.run([*options(here, tmp_path), *ddp(2)], 2, here)[0] == 0
+    assert files(tmp_path) == files(whole)

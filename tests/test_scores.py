@@ -178,7 +178,6 @@ def test_evaluate_pairs_by_name_whatever_the_suffix(here: Path, run: Path, tmp_p
     assert main(["evaluate", *map(str, folders)]) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "batch_size"), [(2, 7), (3, 1)])
 def test_processes_do_not_change_the_figures(
     here: Path, run: Path, tmp_path: Path, processes: int, batch_size: int
