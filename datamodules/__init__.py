@@ -1,8 +1,9 @@
 """Where images come from: datamodules for a domain's own images, one for those to translate."""
 
 from datamodules.afhq import AFHQ
+from datamodules.domain_data import DomainData
 from datamodules.domain_images import DomainImages
 from datamodules.shards import ShardImages
 from datamodules.translation_images import TranslationImages
 
-__all__ = ["AFHQ", "DomainImages", "ShardImages", "TranslationImages"]
+__all__ = ["AFHQ", "DomainData", "DomainImages", "ShardImages", "TranslationImages"]

@@ -4,11 +4,11 @@ import hashlib
 import os
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
-from datamodules.order import Batch, TrainingOrder, batch_loader, groups_of, reached
+from datamodules.domain_data import DomainData
+from datamodules.order import TrainingOrder, reached
 from datamodules.reading import (
     Files,
     ImageItem,
@@ -37,7 +37,7 @@ def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
     return [file for file in files if file[0] not in chosen], val
 
 
-class DomainImages(LightningDataModule):
+class DomainImages(DomainData):
     """The images of one domain for `fit`, `validate` and `test` (which uses the val images).
 
     Items and batches are dicts: `image`, (3, R, R), float32 [-1, 1]; `key`, the path relative to
@@ -89,7 +89,6 @@ class DomainImages(LightningDataModule):
         self.train_files: Files = []
         self.val_files: Files = []
         self.train_images: SquareImages | None = None
-        self.val_images: SquareImages | None = None
         self.find()
 
     def find(self) -> None:
@@ -119,13 +118,6 @@ class DomainImages(LightningDataModule):
         else:
             self.val_files = list_images(folders["val"])
             _check_val(folders["train"], folders["val"], self.val_files)
-
-    def setup(self, stage: str) -> None:
-        """Decode what `stage` needs at the resolution of the trainer's module."""
-        assert self.trainer is not None
-        resolution = self.trainer.lightning_module.resolution
-        assert isinstance(resolution, int)
-        self.load(resolution, train=stage == "fit")
 
     def load(self, resolution: int, *, train: bool = True) -> None:
         """Decode the val images, and with `train` the training images too.
@@ -167,18 +159,6 @@ class DomainImages(LightningDataModule):
             epoch, done = reached(self.trainer, len(loader))
             order.begin(epoch, done * self.batch_size)
         return loader
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        assert self.val_images is not None, "setup comes first"
-        return batch_loader(
-            self.val_images,
-            groups_of(len(self.val_images), self.batch_size),
-            self.num_workers,
-            self.trainer,
-        )
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self.val_dataloader()
 
     def summary(self) -> dict[str, str | int]:
         """What a domain's card tells of its data: the folder's name and the numbers of images."""

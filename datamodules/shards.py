@@ -3,11 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
-from datamodules.order import Batch, BatchOrder, batch_loader, groups_of, reached
+from datamodules.domain_data import DomainData
+from datamodules.order import Batch, BatchOrder, reached
 from datamodules.reading import OnError, SquareImages, check_loading, make_loader
 from datamodules.streaming import Course, ShardBatches
 from datamodules.tars import (
@@ -20,7 +20,7 @@ from datamodules.tars import (
 )
 
 
-class ShardImages(LightningDataModule):
+class ShardImages(DomainData):
     """The images of one domain in shards, for `fit`, `validate` and `test`, by webdataset.
 
     A shard is a tar file of images of any size, as `tar --sort=name -cf train-000000.tar -C cats .`
@@ -91,14 +91,6 @@ class ShardImages(LightningDataModule):
         self.counts: list[int] | None = None
         """Images of each training shard, if they are counted; known after `setup`."""
         self.resolution: int | None = None
-        self.val_images: SquareImages | None = None
-
-    def setup(self, stage: str) -> None:
-        """Read what `stage` needs, the val images at the resolution of the trainer's module."""
-        assert self.trainer is not None
-        resolution = self.trainer.lightning_module.resolution
-        assert isinstance(resolution, int)
-        self.load(resolution, train=stage == "fit")
 
     def load(self, resolution: int, *, train: bool = True) -> None:
         """Decode the val images, and with `train` count the training images.
@@ -161,14 +153,6 @@ class ShardImages(LightningDataModule):
             order.begin(*reached(self.trainer, len(batches)))
         # By name, and without a batch size: the items are batches.
         return make_loader(batches, workers, in_memory=False, batch_size=None, sampler=order)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        assert self.val_images is not None, "setup comes first"
-        groups = groups_of(len(self.val_images), self.batch_size)
-        return batch_loader(self.val_images, groups, self.num_workers, self.trainer)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self.val_dataloader()
 
     def summary(self) -> dict[str, str | int]:
         """What a domain's card tells of its data: the shards' folder and the numbers of images."""

@@ -25,7 +25,7 @@ from cyclelight.page import Summary
 from cyclelight.pixels import to_uint8
 from cyclelight.report import Report
 from cyclelight.sample import sample
-from datamodules import DomainImages, ShardImages
+from datamodules import DomainData
 from datamodules.order import groups_of
 
 
@@ -197,11 +197,9 @@ class SampleScores(Callback):
         if not self.samples:
             return
         data = getattr(trainer, "datamodule", None)
-        val_images = data.val_images if isinstance(data, DomainImages | ShardImages) else None
+        val_images = data.val_images if isinstance(data, DomainData) else None
         if val_images is None:
-            raise ValueError(
-                f"test takes the data of DomainImages or ShardImages, got {type(data).__name__}"
-            )
+            raise ValueError(f"test takes the data of a DomainData, got {type(data).__name__}")
         self.judge.to(pl_module.device)
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
