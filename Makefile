@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml requirements.lock
 test: $(STAMP) ## run the tests, but for the slow ones
 	@$(BIN)/pytest -q -m "not slow"
 
-test-all: $(STAMP) ## run every test
+test-all: $(STAMP) ## run every test but those of SLURM
 	@$(BIN)/pytest -q -m "not slurm"
 
 test-slurm: $(STAMP) ## start a SLURM on this machine and run the job scripts (root on Debian)
