@@ -13,6 +13,8 @@ from datamodules.reading import SquareImages
 class DomainData(LightningDataModule, ABC):
     """The images of one domain: how they are found and read is left to subclasses.
 
+    A subclass sets `batch_size` and `num_workers`, and `load` sets `val_images`.
+
     Batches are dicts: `image`, (B, 3, R, R), float32 [-1, 1]; `key` and `path`, B strings each.
     R is the `resolution` of the trainer's module.
     """
@@ -33,7 +35,7 @@ class DomainData(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self, resolution: int, *, train: bool = True) -> None:
-        """Read the val images, and with `train` what training needs.
+        """Read the val images into `val_images`, and with `train` what training needs.
 
         Args:
             resolution: side of the images, in pixels.

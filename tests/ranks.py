@@ -1,11 +1,14 @@
-"""The processes of one run, started as SLURM does: at once, none by another.
+"""Runs of several processes.
 
-They are forked from a server that has imported torch and Lightning already, about 10 seconds for
-each process otherwise. Lightning's own launcher is met by test_preemption.py and test_restart.py.
+`run` starts them as SLURM does, at once, none by another. They are forked from a server that has
+imported torch and Lightning already, about 10 seconds for each process otherwise. `launch` leaves
+it to Lightning's launcher, whose first process starts the others: the slow tests have some of each
+command.
 """
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterable
 from multiprocessing import get_context, get_start_method, set_start_method
@@ -14,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from cyclelight.commands.processes import PARENT
 
+HERE = Path(__file__).parent
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["cyclelight.commands.stages"])
 
@@ -42,7 +46,7 @@ def rank(
 
 
 def run(arguments: Iterable[object], processes: int = 2, *paths: Path) -> tuple[int, str]:
-    """The exit code of the first process and what it printed; the others have to end with 0.
+    """The exit code of the first process, and what all printed; the others have to end with 0.
 
     `paths` are folders to import from.
     """
@@ -50,12 +54,12 @@ def run(arguments: Iterable[object], processes: int = 2, *paths: Path) -> tuple[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    main = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     with TemporaryDirectory() as folder:
         files = [Path(folder) / str(index) for index in range(processes)]
         started = []
         for number, said in enumerate(files):
-            environment = {**main, "LOCAL_RANK": str(number)}
+            environment = {**common, "LOCAL_RANK": str(number)}
             args = (words, [*map(str, paths)], environment, said, get_start_method())
             started.append(FORKS.Process(target=rank, args=args))
         for process in started:
@@ -66,9 +70,20 @@ def run(arguments: Iterable[object], processes: int = 2, *paths: Path) -> tuple[
         finally:
             for process in started:
                 process.kill()
+                process.join()
         codes = [process.exitcode for process in started]
-        printed = [file.read_text() for file in files]
-    print(*printed, sep="\n")
+        printed = "\n".join(file.read_text() for file in files)
+    print(printed)
     assert codes[0] is not None
     assert not any(codes[1:]), codes
-    return codes[0], printed[0]
+    return codes[0], printed
+
+
+def launch(arguments: Iterable[object], *paths: Path) -> int:
+    """The exit code of a run whose processes Lightning starts."""
+    path = os.pathsep.join(map(str, (HERE, *paths)))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "cyclelight", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True)
+    print(done.stderr)
+    return done.returncode

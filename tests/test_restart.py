@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -339,11 +338,10 @@ def test_processes_give_the_same_files(
 def test_the_death_of_a_process_loses_nothing(
     here: Path, whole: Path, tmp_path: Path, killed: int
 ) -> None:
-    path = os.pathsep.join([str(here), str(Path(__file__).parent)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    words = [*options(here, tmp_path), *ddp(2), *kill(2, signal.SIGKILL, killed)]
-    command = [sys.executable, "-m", "cyclelight", *words]
-    assert subprocess.run(command, env=environment, capture_output=True, timeout=300).returncode
+    """Both runs are started by Lightning's launcher."""
+    command = [*options(here, tmp_path), *ddp(2)]
+    assert ranks.launch([*command, *kill(2, signal.SIGKILL, killed)], here) != 0
     assert not (tmp_path / "metrics.json").exists()
-    assert ranks.run([*options(here, tmp_path), *ddp(2)], 2, here)[0] == 0
+    assert ranks.launch(command, here) == 0
     assert files(tmp_path) == files(whole)
+    assert json.loads((tmp_path / "metrics.json").read_text())["figures"]

@@ -199,7 +199,8 @@ class SampleScores(Callback):
         data = getattr(trainer, "datamodule", None)
         val_images = data.val_images if isinstance(data, DomainData) else None
         if val_images is None:
-            raise ValueError(f"test takes the data of a DomainData, got {type(data).__name__}")
+            got = type(data).__name__
+            raise ValueError(f"test takes a DomainData, such as DomainImages, got {got}")
         self.judge.to(pl_module.device)
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None

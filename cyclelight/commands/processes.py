@@ -1,4 +1,4 @@
-"""Signals and the deaths of other processes, which Lightning treats in ways of its own."""
+"""Signals, forks and the deaths of other processes, where Lightning's ways do not suffice."""
 
 import os
 import signal
@@ -7,9 +7,23 @@ import time
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
+from torch import distributed
 
 PARENT = "CYCLELIGHT_PARENT"
 """Where a process tells its children its id."""
+
+
+def settle() -> None:
+    """Let the threads of gloo end what a collective has left them to free, before a fork.
+
+    To free it they enter the interpreter, under a lock that a fork of that moment copies as held:
+    the child, a process that is to decode images, would wait for it for ever (CPython 3.11).
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        time.sleep(0.1)
+
+
+os.register_at_fork(before=settle)
 
 
 def keep_signals(trainer: Trainer) -> None:
