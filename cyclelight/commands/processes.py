@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -17,13 +18,15 @@ def settle() -> None:
     """Let the threads of gloo end what a collective has left them to free, before a fork.
 
     To free it they enter the interpreter, under a lock that a fork of that moment copies as held:
-    the child, a process that is to decode images, would wait for it for ever (CPython 3.11).
+    the child, a process that is to decode images, would wait for it for ever
+    (https://github.com/python/cpython/issues/112275).
     """
     if distributed.is_available() and distributed.is_initialized():
         time.sleep(0.1)
 
 
-os.register_at_fork(before=settle)
+if sys.version_info < (3, 11, 10):
+    os.register_at_fork(before=settle)
 
 
 def keep_signals(trainer: Trainer) -> None:
