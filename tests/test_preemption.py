@@ -2,8 +2,9 @@
 
 import os
 import signal
+from math import cos, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ranks
@@ -118,6 +119,18 @@ def assert_same_fit(one: Path, other: Path) -> None:
 END = ("--checkpoint.every_n_train_steps", 8)
 
 
+class Rates(Callback):
+    """Notes the learning rate and weight decay of each step."""
+
+    seen: ClassVar[list[tuple[float, float]]] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        group = trainer.optimizers[0].param_groups[0]
+        self.seen.append((group["lr"], group["weight_decay"]))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fit that nothing disturbs."""
@@ -157,6 +170,38 @@ def test_a_step_of_several_batches_is_finished(tmp_path: Path) -> None:
     assert state(tmp_path / "parts")["global_step"] == 3
     assert main(arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
     assert_same_fit(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_fit_that_goes_on_takes_the_present_settings(tmp_path: Path) -> None:
+    """Another end, learning rate and weight decay: the formula's values from the next step on."""
+    assert main(arguments(tmp_path, *kill(5))) == 143
+    Rates.seen.clear()
+    settings = ("--model.learning_rate", 0.003, "--model.weight_decay", 0.1)
+    noted = ("--trainer.callbacks", "[test_preemption.Rates]", "--trainer.max_steps", 12)
+    assert main(arguments(tmp_path, *settings, *noted, "--ckpt_path", "last")) == 0
+    rates, decays = zip(*Rates.seen, strict=True)
+    expected = [0.003 * (1 + cos(pi * (step - 3) / (12 - 3))) / 2 for step in range(5, 12)]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert set(decays) == {0.1}
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(code: int, *more: object) -> str:
+        capfd.readouterr()
+        assert main(arguments(tmp_path / "out", *more)) == code
+        error = capfd.readouterr().err.splitlines()[-1]
+        assert len(error) < 400
+        return error
+
+    (tmp_path / "note.ckpt").write_text("no checkpoint")
+    damaged = refused(2, "--ckpt_path", tmp_path / "note.ckpt")
+    assert damaged.startswith("error: --ckpt_path: ") and "cut off or no checkpoint" in damaged
+    assert not (tmp_path / "out").exists()
+    assert main(arguments(tmp_path / "out", *kill(1))) == 143
+    wider = ("--model.network.block_out_channels", "[16, 16]", "--ckpt_path", "last")
+    assert "of another network: denoiser.network.conv_in.bias is (8,) there, (16,) here" in refused(
+        1, *wider
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(

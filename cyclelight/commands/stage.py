@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from cyclelight.checkpoints import damage
 from cyclelight.commands.errors import UsageError, one_line
 from cyclelight.commands.parsing import explain
 from cyclelight.commands.processes import die_with_parent, keep_signals
@@ -139,8 +140,12 @@ class Stage(LightningCLI):
         """What cannot go well is known now; Lightning would notice after loading the data."""
         check_strategy(self.config.trainer, shards=self.shards)
         path = self.config.get("ckpt_path")
-        if path not in self.checkpoint_words and not Path(path).is_file():
+        if path in self.checkpoint_words:
+            return
+        if not Path(path).is_file():
             raise UsageError(f"--ckpt_path: there is no file {path}")
+        if reason := damage(Path(path)):
+            raise UsageError(f"--ckpt_path: {path} cannot be used: {reason}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Without logs and checkpoints, unless a stage or the user asks for them."""

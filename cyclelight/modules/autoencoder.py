@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -17,7 +16,7 @@ from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import log_images
 from cyclelight.loss import finite
 from cyclelight.metrics.faithfulness import psnr
-from cyclelight.modules.training import LearningRates, adamw, check_settings, mirror, versions
+from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
 from cyclelight.noise import step_generator
 from cyclelight.pixels import to_uint8
@@ -30,7 +29,7 @@ MEASURED = 1024
 SHOWN = 8
 
 
-class AutoencoderModule(LightningModule):
+class AutoencoderModule(Trained):
     """An autoencoder of images, in whose latent space domains are trained afterwards.
 
     Domains translate into each other only if they share it: train it on the images of all of
@@ -99,17 +98,6 @@ class AutoencoderModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """The moving average."""
         return [EMA(self.ema_decay)]
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up, then constant or a cosine to 0 at the last step."""
-        return adamw(
-            self.network.parameters(),
-            self.trainer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_steps=self.warmup_steps,
-            lr_schedule=self.lr_schedule,
-        )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch; what is random in it depends on (seed, step, batch, rank) alone."""

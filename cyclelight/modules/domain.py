@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import ModuleDict
@@ -26,7 +25,7 @@ from cyclelight.domain_folder import (
     save_domain,
 )
 from cyclelight.loss import Weighting, denoising_loss, finite
-from cyclelight.modules.training import LearningRates, adamw, check_settings, mirror, versions
+from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks import NetworkSettings, blocks, resize
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.noise import keyed_generator, step_generator
@@ -39,7 +38,7 @@ LEVELS = 5
 """Validation reports the loss in this many equal ranges of timesteps."""
 
 
-class DomainModule(LightningModule):
+class DomainModule(Trained):
     """A diffusion model of one image domain, trained on the noise-prediction loss.
 
     The fit ends by writing `domain/` into the output folder: a diffusers DDPMPipeline folder with
@@ -169,17 +168,6 @@ class DomainModule(LightningModule):
             callbacks.append(SampleGrid(self.sample_every_n_epochs))
         return callbacks
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up, then constant or a cosine to 0 at the last step."""
-        return adamw(
-            self.denoiser.network.parameters(),
-            self.trainer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_steps=self.warmup_steps,
-            lr_schedule=self.lr_schedule,
-        )
-
     def loss(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """`denoising_loss` with the weighting of this module: (B,)."""
         return denoising_loss(self.denoiser, x_0, timesteps, noise, weighting=self.weighting)
@@ -274,10 +262,11 @@ class DomainModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what was trained in another space."""
+        """Refuse what was trained in another space, too."""
         theirs = checkpoint.get(CHECKPOINT_ENTRY, {}).get("card", {}).get("space", "pixels")
         if theirs != self.domain.space:
             raise ValueError(f"the checkpoint works on {theirs}, not on {self.domain.space}")
+        super().on_load_checkpoint(checkpoint)
 
     def on_fit_end(self) -> None:
         """Write the domain folder; the weights are the averaged ones by now."""

@@ -1,15 +1,15 @@
 """What the trainings here share: AdamW with its learning rates, flips, versions for the card."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from math import cos, pi
 from typing import Any, Literal
 
 import diffusers
 import lightning
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import Parameter
+from torch.optim.lr_scheduler import LambdaLR
 
 LearningRates = Literal["constant", "cosine"]
 
@@ -43,35 +43,71 @@ def versions() -> dict[str, str]:
     }
 
 
-def adamw(
-    parameters: Iterable[Parameter],
-    trainer: Trainer,
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    warmup_steps: int,
-    lr_schedule: LearningRates,
-) -> Any:
-    """What `configure_optimizers` returns: a linear warm-up, then constant or a cosine down to 0.
+class Trained(LightningModule):
+    """A module that learns by AdamW: a linear warm-up, then constant or a cosine down to 0.
 
-    Raises:
-        ValueError: a cosine without an end.
+    A fit that goes on takes these settings as they are now, not as its checkpoint has them.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
-    last = trainer.estimated_stepping_batches
-    if lr_schedule == "cosine" and last == float("inf"):
-        raise ValueError("lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs")
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        if lr_schedule == "constant":
-            return 1.0
-        done = (step - warmup_steps) / max(1, last - warmup_steps)
-        return 0.5 * (1 + cos(pi * min(1.0, done)))
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    lr_schedule: LearningRates
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-    }
+    def configure_optimizers(self) -> Any:
+        """For all parameters; the learning rate changes with each step.
+
+        Raises:
+            ValueError: a cosine without an end.
+        """
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        last = self.trainer.estimated_stepping_batches
+        if self.lr_schedule == "cosine" and last == float("inf"):
+            raise ValueError(
+                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
+            )
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            if self.lr_schedule == "constant":
+                return 1.0
+            done = (step - self.warmup_steps) / max(1, last - self.warmup_steps)
+            return 0.5 * (1 + cos(pi * min(1.0, done)))
+
+        scheduler = LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another network's weights.
+
+        Raises:
+            ValueError: names or shapes differ.
+        """
+        there, here = shapes(checkpoint["state_dict"]), shapes(self.state_dict())
+        for name in sorted({*there, *here}):
+            if there.get(name) != here.get(name):
+                raise ValueError(
+                    f"the checkpoint is of another network: {name} is {there.get(name, 'missing')} "
+                    f"there, {here.get(name, 'missing')} here; take the settings of that fit, "
+                    f"which its config.yaml has"
+                )
+
+    def on_train_start(self) -> None:
+        """Put the present settings in place of those that a checkpoint has brought back."""
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        scheduler.base_lrs = [self.learning_rate]
+        (group,) = scheduler.optimizer.param_groups
+        group["initial_lr"], group["weight_decay"] = self.learning_rate, self.weight_decay
+        group["lr"] = self.learning_rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
