@@ -44,10 +44,14 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file; None if it is whole."""
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            if (broken := archive.testzip()) is not None:
+                return f"its part {broken} is damaged"
+            # Names stand in a pickle as they are; unpickling could run what it likes.
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
     except (OSError, zipfile.BadZipFile) as error:
         return f"it is cut off or no checkpoint ({error})"
-    return f"its part {broken} is damaged" if broken is not None else None
+    fits = any(b"pytorch-lightning_version" in pickle for pickle in pickles)
+    return None if fits else "it is no checkpoint of a fit"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -261,6 +262,11 @@ def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: st
         )
 
 
+def leave_interrupts(worker: int) -> None:
+    """Of a process that decodes images: Ctrl-C reaches it too, but its parent may go on a while."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def make_loader(
     items: Dataset[Any], num_workers: int, *, in_memory: bool, **options: Any
 ) -> DataLoader[Any]:
@@ -272,6 +278,7 @@ def make_loader(
         items,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=leave_interrupts,
         pin_memory=torch.cuda.is_available(),
         **options,
     )

@@ -137,6 +137,19 @@ def test_ema_is_the_recursion_with_a_ramp() -> None:
     assert_close(average.module.weight.item(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_subclass_may_have_an_optimizer_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sgd(self: DomainModule) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    monkeypatch.setattr(DomainModule, "configure_optimizers", sgd)
+    fit(tmp_path, 1)
+    trainer = fit(tmp_path, 2, str(tmp_path / "checkpoints" / "last.ckpt"))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.1 and trainer.global_step == 2
+
+
 def test_the_average_is_where_the_fit_computes() -> None:
     """Not on the CPU, where the module is when callbacks are set up."""
     ema, fitted = EMA(0.5), module()

@@ -1,6 +1,7 @@
 """Schedule, grid, step, encoder and decoder against recorded runs, diffusers and closed forms."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,15 @@ def test_inversion_error_falls_like_one_over_steps() -> None:
 
     assert 1.5 < error(50) / error(100) < 3
     assert 1.5 < error(100) / error(200) < 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from more, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,22 @@ def test_a_resumed_fit_equals_an_undisturbed_one(
     assert_same_fit(tmp_path, whole)
 
 
+def test_ctrl_c_saves_and_a_second_one_does_not_wait(
+    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flag, once = kill(4, number=int(signal.SIGINT))
+    assert main(arguments(tmp_path / "once", *END, flag, once)) == 130
+    waits, stopped = capfd.readouterr().err.splitlines()[-2:]
+    assert waits == "ending the step in hand and saving; Ctrl-C again ends at once"
+    assert stopped.startswith("stopped after step 4, saved in ")
+    assert main(arguments(tmp_path / "once", *END, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path / "once", whole)
+    twice = f"[{once[1:-1]}, {once[1:-1]}]"
+    assert main(arguments(tmp_path / "twice", *END, flag, twice)) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "interrupted; what was finished is kept"
+    assert not list((tmp_path / "twice").rglob("*.ckpt"))
+
+
 def test_every_batch_may_be_the_last(whole: Path, tmp_path: Path) -> None:
     for batch in range(1, 8):
         assert main(arguments(tmp_path, *END, *kill(batch), "--ckpt_path", "last")) == 143
@@ -196,6 +212,8 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixtur
     (tmp_path / "note.ckpt").write_text("no checkpoint")
     damaged = refused(2, "--ckpt_path", tmp_path / "note.ckpt")
     assert damaged.startswith("error: --ckpt_path: ") and "cut off or no checkpoint" in damaged
+    torch.save({"weight": torch.ones(1)}, tmp_path / "weights.ckpt")
+    assert "it is no checkpoint of a fit" in refused(2, "--ckpt_path", tmp_path / "weights.ckpt")
     assert not (tmp_path / "out").exists()
     assert main(arguments(tmp_path / "out", *kill(1))) == 143
     wider = ("--model.network.block_out_channels", "[16, 16]", "--ckpt_path", "last")

@@ -1,6 +1,7 @@
 """Each kind of image file is made on the spot, with values that are known before."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from datamodules import reading
 from datamodules.reading import SquareImages, list_images, read_image, read_square
@@ -222,3 +224,20 @@ def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_square(tmp_path / "a.png", 5, "crop").numpy(), pixels)
+
+
+class Interruptible(Dataset[bool]):
+    """Whether Ctrl-C would do something to the process that reads it."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> bool:
+        return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_ctrl_c_is_for_the_parent_of_processes_that_decode() -> None:
+    for workers, expected in ((0, True), (1, False)):
+        loader = reading.make_loader(Interruptible(), workers, in_memory=False)
+        assert [bool(batch) for batch in loader] == [expected]

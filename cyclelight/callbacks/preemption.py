@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 log = logging.getLogger(__name__)
 
-CODE = 143
-"""Exit code of a fit that was asked to end: the shell's for SIGTERM."""
+CODE, CODE_INTERRUPTED = 143, 130
+"""Exit codes of a fit that was asked to end: the shell's for SIGTERM, and for Ctrl-C."""
 
 
 class Preempted(SystemExit):
@@ -23,7 +23,7 @@ class Preempted(SystemExit):
 
 
 class Preemption(Checkpoint):
-    """On SIGTERM or SIGUSR1 the step in hand ends, the state is saved, and the fit stops.
+    """On SIGTERM, SIGUSR1 or Ctrl-C the step in hand ends, the state is saved, the fit stops.
 
     Nothing is done within the signal's handler, where a step would be half done; one process that
     got the signal stops all. Under SLURM, SIGUSR1, by which `sbatch --signal` announces the time
@@ -32,7 +32,7 @@ class Preemption(Checkpoint):
 
     It is a `Checkpoint` so that Lightning calls it last, when the moving average is up to date.
     The signals are watched from the moment that it is made, since a second one, without a handler,
-    would end the process.
+    would end the process; Ctrl-C only while there is training, where a second one ends it at once.
 
     Args:
         path: where the state is saved.
@@ -42,9 +42,17 @@ class Preemption(Checkpoint):
         self.path = path
         self._signal: signal.Signals | None = None
         self._step = 0
+        self._tells: int | None = None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, self._note)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._note(number, frame)
+        if self._tells == os.getpid():  # Not the processes that decode images.
+            os.write(2, b"\nending the step in hand and saving; Ctrl-C again ends at once\n")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # SIGTERM follows SIGUSR1 when time is up; the requeueing is due all the same.
@@ -55,6 +63,9 @@ class Preemption(Checkpoint):
         """Asked to end while the data were loading: nothing is lost by going at once."""
         if self._asked(trainer):
             self._stop(trainer, f"stopped before step {trainer.global_step}")
+        self._tells = os.getpid() if trainer.is_global_zero else None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -81,7 +92,8 @@ class Preemption(Checkpoint):
             assert job is not None
             requeue(job)
         # Were it not 0 elsewhere, Lightning would kill the first process while that winds up.
-        stop = Preempted(CODE if trainer.is_global_zero else 0)
+        code = CODE_INTERRUPTED if self._signal is signal.SIGINT else CODE
+        stop = Preempted(code if trainer.is_global_zero else 0)
         go_on = f"job {job} is queued again" if requeues else "--ckpt_path last goes on from there"
         stop.add_note(f"{what}; {go_on}")
         raise stop

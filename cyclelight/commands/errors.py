@@ -68,9 +68,10 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
         # Lightning turns an interruption into sys.exit(1).
         case SystemExit(__context__=KeyboardInterrupt()):
             return 130, "interrupted; what was finished is kept"
+        case SystemExit(code=130 | 143 as code, __notes__=[note]):
+            return code, note
         case SystemExit(code=143):
-            notes = getattr(error, "__notes__", ["terminated; what was finished is kept"])
-            return 143, notes[0]
+            return 143, "terminated; what was finished is kept"
         case SystemExit(code=code):
             return (code, None) if isinstance(code, int) else (int(code is not None), None)
         case ConnectionError() | EOFError() if _loading(error):
