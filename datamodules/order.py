@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.reading import SquareImages, make_loader
+
+T = TypeVar("T")
 
 
 class Batch(TypedDict):
@@ -21,11 +23,30 @@ class Batch(TypedDict):
     path: list[str]
 
 
-class TrainingOrder(DistributedSampler[int]):
+class Epochs(DistributedSampler[T]):
+    """Counts epochs by how often it was asked for one, from where `begin` says."""
+
+    _next = _done = 0
+
+    def begin(self, epoch: int, done: int) -> None:
+        """Begin with this epoch, of which this process has had `done` items already."""
+        self._next, self._done = epoch, done
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: after a checkpoint of an epoch's end, Lightning's count is one ahead."""
+
+    def next_epoch(self) -> int:
+        """Make `epoch` the next one; how many of its items are to be left out."""
+        self.epoch, done = self._next, self._done
+        self._next, self._done = self._next + 1, 0
+        return done
+
+
+class TrainingOrder(Epochs[int]):
     """A shuffled order for each epoch that follows from (seed, epoch), dealt to the processes.
 
     A fit that is resumed within an epoch asks only for what is left of it. Being torch's own kind,
-    Lightning calls its `set_epoch` and puts no sampler of its own in its place.
+    Lightning puts no sampler of its own in its place.
 
     Args:
         images: what is ordered.
@@ -45,23 +66,17 @@ class TrainingOrder(DistributedSampler[int]):
         drop_last: bool,
     ) -> None:
         super().__init__(images, processes, rank, shuffle=True, seed=seed, drop_last=drop_last)
-        self.begin(0, 0)
-
-    def begin(self, epoch: int, done: int) -> None:
-        """Begin with this epoch, of which this process has seen `done` images already."""
-        self._first_epoch, self._done = epoch, done
-        self.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        order = list(super().__iter__())
-        return iter(order[self._done if self.epoch == self._first_epoch else 0 :])
+        done = self.next_epoch()
+        yield from list(super().__iter__())[done:]
 
 
-class BatchOrder(DistributedSampler[tuple[int, int]]):
+class BatchOrder(Epochs[tuple[int, int]]):
     """(epoch, number) of each of this process's batches in turn, for what knows its own order.
 
     A fit that is resumed within an epoch asks only for what is left of it. Being torch's own kind,
-    Lightning calls its `set_epoch` and puts no sampler of its own in its place.
+    Lightning puts no sampler of its own in its place.
 
     Args:
         batches: whose items they are, and as many as an epoch has.
@@ -69,17 +84,10 @@ class BatchOrder(DistributedSampler[tuple[int, int]]):
 
     def __init__(self, batches: Dataset[Batch]) -> None:
         super().__init__(batches, 1, 0)
-        self.begin(0, 0)
-
-    def begin(self, epoch: int, done: int) -> None:
-        """Begin with this epoch, of which this process has seen `done` batches already."""
-        self._first_epoch, self._done = epoch, done
-        self.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # At once, since Lightning may set another epoch before it asks for the first batch.
-        first = self._done if self.epoch == self._first_epoch else 0
-        return iter([(self.epoch, number) for number in range(first, len(self))])
+        done = self.next_epoch()
+        yield from [(self.epoch, number) for number in range(done, len(self))]
 
 
 class Batches(Dataset[Batch]):

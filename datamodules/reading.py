@@ -1,8 +1,10 @@
 """Image files of any kind to RGB, and folders of them to a dataset."""
 
 import io
+import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -262,9 +264,22 @@ def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: st
         )
 
 
-def leave_interrupts(worker: int) -> None:
-    """Of a process that decodes images: Ctrl-C reaches it too, but its parent may go on a while."""
+def leave_signals(worker: int) -> None:
+    """Of a process that decodes images: heed SIGTERM from its parent only, and no Ctrl-C.
+
+    Both reach it where they are sent to a whole job, whose parent may go on for a while.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def heed() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(143)
+
+    threading.Thread(target=heed, daemon=True).start()
 
 
 def make_loader(
@@ -278,7 +293,7 @@ def make_loader(
         items,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=leave_interrupts,
+        worker_init_fn=leave_signals,
         pin_memory=torch.cuda.is_available(),
         **options,
     )

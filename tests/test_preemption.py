@@ -110,9 +110,8 @@ def assert_same_fit(one: Path, other: Path) -> None:
         assert_same(a[part], b[part], part)
     assert_same(a["lr_schedulers"], b["lr_schedulers"])
     assert (a["global_step"], a["epoch"]) == (b["global_step"], b["epoch"])
-    assert (one / "domain" / "domain.json").read_text() == (
-        other / "domain" / "domain.json"
-    ).read_text()
+    for file in ("domain.json", "unet/diffusion_pytorch_model.safetensors"):
+        assert (one / "domain" / file).read_bytes() == (other / "domain" / file).read_bytes()
 
 
 # Saves at the end too, for the comparison.
@@ -168,6 +167,38 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(
     assert main(arguments(tmp_path / "twice", *END, flag, twice)) == 130
     assert capfd.readouterr().err.splitlines()[-1] == "interrupted; what was finished is kept"
     assert not list((tmp_path / "twice").rglob("*.ckpt"))
+
+
+def test_a_finished_fit_run_again_writes_the_same_domain(tmp_path: Path) -> None:
+    """Lightning ends it without a step, and without the hooks of its end."""
+    weights = tmp_path / "domain" / "unet" / "diffusion_pytorch_model.safetensors"
+    assert main(arguments(tmp_path, *END)) == 0
+    before = weights.read_bytes()
+    assert main(arguments(tmp_path, *END, "--ckpt_path", "last")) == 0
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine"])
+def test_a_fit_of_so_many_epochs_resumes_amid_one(tmp_path: Path, lr_schedule: str) -> None:
+    """Where Lightning asks for the number of batches before it reads the checkpoint."""
+    epochs = ("--trainer.max_steps", -1, "--trainer.max_epochs", 2)
+    end = ("--checkpoint.every_n_train_steps", 6, "--model.lr_schedule", lr_schedule, *epochs)
+    assert main(arguments(tmp_path / "whole", *end)) == 0
+    assert main(arguments(tmp_path / "parts", *end, *kill(1))) == 143
+    assert main(arguments(tmp_path / "parts", *end, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("killed", [5, 7])
+def test_a_checkpoint_of_an_epoch_s_end_goes_on_with_the_next(tmp_path: Path, killed: int) -> None:
+    """Lightning's own, of each epoch; what came after it is lost, as by a crash."""
+    end = ("--trainer.max_steps", 8, "--trainer.check_val_every_n_epoch", 1)
+    each = ("--checkpoint.every_n_train_steps", "null", "--checkpoint.every_n_epochs", 1, *end)
+    assert main(arguments(tmp_path / "whole", *END, *end)) == 0
+    assert main(arguments(tmp_path / "parts", *each, *kill(killed))) == 143
+    (tmp_path / "parts" / "checkpoints" / "last.ckpt").unlink()
+    assert main(arguments(tmp_path / "parts", *END, *end, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_every_batch_may_be_the_last(whole: Path, tmp_path: Path) -> None:
@@ -311,14 +342,17 @@ class Unsaveable:
 def test_each_epoch_has_its_order_and_can_be_entered_anywhere() -> None:
     images: Any = range(11)
 
-    def order(epoch: int, rank: int = 0, done: int = 0, of: int = 0) -> list[int]:
+    def begun(epoch: int, rank: int = 0, done: int = 0) -> TrainingOrder:
         made = TrainingOrder(images, 2, rank, seed=1, drop_last=True)
-        made.begin(of, done)
-        made.set_epoch(epoch)
-        return list(made)
+        made.begin(epoch, done)
+        return made
+
+    def order(epoch: int, rank: int = 0) -> list[int]:
+        return list(begun(epoch, rank))
 
     assert sorted(order(0) + order(0, rank=1)) != sorted(order(1) + order(1, rank=1))
     assert len({*order(0), *order(0, rank=1)}) == 10
-    assert order(3, done=2, of=3) == order(3)[2:]
-    assert order(4, done=2, of=3) == order(4)
-    assert order(3, done=5, of=3) == []
+    entered = begun(3, done=2)
+    entered.set_epoch(9)  # As Lightning may.
+    assert [list(entered), list(entered)] == [order(3)[2:], order(4)]
+    assert list(begun(3, done=5)) == []

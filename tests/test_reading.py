@@ -1,6 +1,8 @@
 """Each kind of image file is made on the spot, with values that are known before."""
 
 import json
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -226,18 +228,24 @@ def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_square(tmp_path / "a.png", 5, "crop").numpy(), pixels)
 
 
-class Interruptible(Dataset[bool]):
-    """Whether Ctrl-C would do something to the process that reads it."""
+class Signalled(Dataset[int]):
+    """The id of the process that reads it, which sends itself what ends other processes."""
 
     def __len__(self) -> int:
-        return 1
+        return 2
 
-    def __getitem__(self, index: int) -> bool:
-        return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return os.getpid()
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork")
-def test_ctrl_c_is_for_the_parent_of_processes_that_decode() -> None:
-    for workers, expected in ((0, True), (1, False)):
-        loader = reading.make_loader(Interruptible(), workers, in_memory=False)
-        assert [bool(batch) for batch in loader] == [expected]
+def test_processes_that_decode_heed_their_parent_alone() -> None:
+    loader = reading.make_loader(Signalled(), 1, in_memory=False)
+    pids = [int(batch) for batch in loader]
+    assert len({os.getpid(), *pids}) == 2
+    (worker,) = multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="exit code 143"):  # By torch, as soon as it has ended.
+        worker.terminate()
+        worker.join(10)

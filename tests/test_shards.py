@@ -176,9 +176,7 @@ def test_an_epoch_can_be_entered_anywhere(make: Make, workers: int) -> None:
         loader = make(num_workers=workers).train_dataloader()
         assert loader.num_workers == workers and len(loader) == 7
         loader.sampler.begin(epoch, done)  # type: ignore[union-attr]
-        found = [batch["key"] for batch in loader]
-        loader.sampler.set_epoch(epoch + 1)  # type: ignore[union-attr]
-        return found + [batch["key"] for batch in loader]
+        return [batch["key"] for _ in range(2) for batch in loader]
 
     data = make()
     streams = max(1, workers)

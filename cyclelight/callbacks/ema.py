@@ -60,6 +60,13 @@ class EMA(WeightAveraging):
         scatter(pl_module)
         super().on_validation_epoch_end(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Not yet: a checkpoint of this moment has the weights as they were trained, too."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The averages take the place of the weights, even if a resumed fit had no step to do."""
+        self._copy_average_to_current(pl_module)
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -24,6 +24,7 @@ from cyclelight.commands.errors import UsageError, one_line
 from cyclelight.commands.parsing import explain
 from cyclelight.commands.processes import die_with_parent, keep_signals
 from cyclelight.modules.domain import DomainModule
+from cyclelight.outputs import write_text
 from cyclelight.sharding import FSDP2, PRECISIONS, Sharded
 from datamodules.domain_images import DomainImages
 
@@ -42,8 +43,8 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.config.output is not None:
             path = Path(self.config.output) / self.config_filename
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True)
+            # Not by the parser's own `save`, which one killed meanwhile leaves empty or half done.
+            write_text(path, self.parser.dump(self.config, skip_unset=False))
 
 
 class Stage(LightningCLI):

@@ -67,11 +67,7 @@ class Trained(LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
-        last = self.trainer.estimated_stepping_batches
-        if self.lr_schedule == "cosine" and last == float("inf"):
-            raise ValueError(
-                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
-            )
+        last = self._last_step() if self.lr_schedule == "cosine" else 0
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
@@ -85,6 +81,19 @@ class Trained(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": Rates(optimizer, factor), "interval": "step"},
         }
+
+    def _last_step(self) -> float:
+        """Raises ValueError if there is none."""
+        loop = self.trainer.fit_loop
+        loader = loop._combined_loader
+        last = self.trainer.estimated_stepping_batches
+        # It has made the loader, to count, before a checkpoint tells where in an epoch to begin.
+        loop._combined_loader = loader
+        if last == float("inf"):
+            raise ValueError(
+                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
+            )
+        return last
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another network's weights, in one line; torch has one for each of them.
