@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from math import cos, pi
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,8 +154,16 @@ def test_a_resumed_fit_equals_an_undisturbed_one(
     assert_same_fit(tmp_path, whole)
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C is heeded, even if these tests are a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_saves_and_a_second_one_does_not_wait(
-    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    whole: Path, tmp_path: Path, terminal: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flag, once = kill(4, number=int(signal.SIGINT))
     assert main(arguments(tmp_path / "once", *END, flag, once)) == 130

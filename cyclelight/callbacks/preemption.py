@@ -64,7 +64,8 @@ class Preemption(Checkpoint):
         if self._asked(trainer):
             self._stop(trainer, f"stopped before step {trainer.global_step}")
         self._tells = os.getpid() if trainer.is_global_zero else None
-        if threading.current_thread() is threading.main_thread():
+        heeded = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # A shell's background job.
+        if heeded and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_start(
