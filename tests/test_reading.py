@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,8 @@ def test_processes_that_decode_heed_their_parent_alone() -> None:
     pids = [int(batch) for batch in loader]
     assert len({os.getpid(), *pids}) == 2
     (worker,) = multiprocessing.active_children()
-    with pytest.raises(RuntimeError, match="exit code 143"):  # By torch, as soon as it has ended.
+    with suppress(RuntimeError):  # Torch's, if it is the first to see the end.
         worker.terminate()
         worker.join(10)
+    worker.join(10)
+    assert worker.exitcode == 143
