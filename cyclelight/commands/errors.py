@@ -12,7 +12,7 @@ from types import FrameType
 
 DEBUG = "CYCLELIGHT_DEBUG"
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""The signals whose handlers are put back at the end; a fit handles SIGUSR1."""
+"""The signals whose handlers are put back at the end; a fit handles all of them itself."""
 
 PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 """What gloo and NCCL say of it, among other errors of theirs."""
