@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
 from datamodules.domain_data import DomainData
-from datamodules.order import TrainingOrder, reached
+from datamodules.order import TrainingOrder
 from datamodules.reading import (
     Files,
     ImageItem,
@@ -156,8 +156,7 @@ class DomainImages(DomainData):
             drop_last=drop_last,
         )
         if self.trainer:
-            epoch, done = reached(self.trainer, len(loader))
-            order.begin(epoch, done * self.batch_size)
+            order.follow(self.trainer, len(loader), self.batch_size)
         return loader
 
     def summary(self) -> dict[str, str | int]:

@@ -1,7 +1,8 @@
 """In which order images come, and to which process: the same whatever was interrupted."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, repeat
 from typing import Any, TypedDict, TypeVar
 
 import torch
@@ -24,22 +25,39 @@ class Batch(TypedDict):
 
 
 class Epochs(DistributedSampler[T]):
-    """Counts epochs by how often it was asked for one, from where `begin` says."""
+    """Knows at the beginning of each turn which epoch it is, and how much of it is done.
 
-    _next = _done = 0
+    `place` tells (epoch, this process's items that are done). It counts from (0, 0) on, unless a
+    trainer is followed, which may begin an epoch twice where a fit goes on.
+    """
 
-    def begin(self, epoch: int, done: int) -> None:
-        """Begin with this epoch, of which this process has had `done` items already."""
-        self._next, self._done = epoch, done
+    def __init__(self, items: Dataset[Any], processes: int, rank: int, **options: Any) -> None:
+        super().__init__(items, processes, rank, **options)
+        self.place: Callable[[], tuple[int, int]] = zip(count(), repeat(0)).__next__
+
+    def follow(self, trainer: Trainer, batches: int, batch_size: int = 1) -> None:
+        """Begin where `trainer` has come to.
+
+        Args:
+            trainer: whose fit it is.
+            batches: in an epoch of this process, before the trainer's limit.
+            batch_size: items in a batch.
+        """
+        # Lightning knows only one kind of loader that can resume, and this is not it.
+        warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
+        limit = trainer.limit_train_batches
+        whole = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        # Lightning's number of the epoch depends on when it was saved.
+        total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+
+        def place() -> tuple[int, int]:
+            epoch, done = divmod(total.processed, max(1, whole))
+            return epoch, done * batch_size
+
+        self.place = place
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing: after a checkpoint of an epoch's end, Lightning's count is one ahead."""
-
-    def next_epoch(self) -> int:
-        """Make `epoch` the next one; how many of its items are to be left out."""
-        self.epoch, done = self._next, self._done
-        self._next, self._done = self._next + 1, 0
-        return done
 
 
 class TrainingOrder(Epochs[int]):
@@ -68,7 +86,7 @@ class TrainingOrder(Epochs[int]):
         super().__init__(images, processes, rank, shuffle=True, seed=seed, drop_last=drop_last)
 
     def __iter__(self) -> Iterator[int]:
-        done = self.next_epoch()
+        self.epoch, done = self.place()
         yield from list(super().__iter__())[done:]
 
 
@@ -86,8 +104,8 @@ class BatchOrder(Epochs[tuple[int, int]]):
         super().__init__(batches, 1, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        done = self.next_epoch()
-        yield from [(self.epoch, number) for number in range(done, len(self))]
+        epoch, done = self.place()
+        yield from [(epoch, number) for number in range(done, len(self))]
 
 
 class Batches(Dataset[Batch]):
@@ -164,19 +182,3 @@ def batch_loader(
     return make_loader(
         batches, num_workers, in_memory=images.in_memory, batch_size=None, sampler=sampler
     )
-
-
-def reached(trainer: Trainer, batches: int) -> tuple[int, int]:
-    """(epoch, batches of it that are done) where a fit begins, or goes on.
-
-    Args:
-        trainer: which has restored its progress by now.
-        batches: in an epoch of this process, before the trainer's limit.
-    """
-    # Lightning knows only one kind of loader that can resume, and this is not it.
-    warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
-    # Lightning's number of the epoch depends on when it was saved.
-    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    limit = trainer.limit_train_batches
-    whole = batches * limit if isinstance(limit, float) else min(batches, limit)
-    return divmod(total.processed, max(1, int(whole)))

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
 from datamodules.domain_data import DomainData
-from datamodules.order import Batch, BatchOrder, reached
+from datamodules.order import Batch, BatchOrder
 from datamodules.reading import OnError, SquareImages, check_loading, make_loader
 from datamodules.streaming import Course, ShardBatches
 from datamodules.tars import (
@@ -150,7 +150,7 @@ class ShardImages(DomainData):
         batches = ShardBatches(course, self.resolution, self.fit_mode, self.on_error)
         order = BatchOrder(batches)
         if self.trainer:
-            order.begin(*reached(self.trainer, len(batches)))
+            order.follow(self.trainer, len(batches))
         # By name, and without a batch size: the items are batches.
         return make_loader(batches, workers, in_memory=False, batch_size=None, sampler=order)
 

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, count, repeat
 from math import cos, pi
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ import ranks
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
 
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.checkpoints import AtomicCheckpoints, damage, newest_checkpoint
@@ -139,11 +141,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("batch", [1, 3, 5, 8])
+@pytest.mark.parametrize("batch", [1, 3, 5])
 def test_a_resumed_fit_equals_an_undisturbed_one(
     whole: Path, tmp_path: Path, batch: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """After the first batch, at an epoch's end, amid an epoch, after the last batch."""
+    """After the first batch, at an epoch's end, amid an epoch."""
     assert main(arguments(tmp_path, *END, *kill(batch))) == 143
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(f"stopped after step {batch}, saved in {tmp_path}")
@@ -151,6 +153,11 @@ def test_a_resumed_fit_equals_an_undisturbed_one(
     assert state(tmp_path)["global_step"] == batch
     assert not (tmp_path / "domain").exists()
     assert main(arguments(tmp_path, *END, "--ckpt_path", "last")) == 0
+    assert_same_fit(tmp_path, whole)
+
+
+def test_a_signal_in_the_last_step_lets_the_fit_end(whole: Path, tmp_path: Path) -> None:
+    assert main(arguments(tmp_path, *END, *kill(8))) == 0
     assert_same_fit(tmp_path, whole)
 
 
@@ -185,6 +192,62 @@ def test_a_finished_fit_run_again_writes_the_same_domain(tmp_path: Path) -> None
     before = weights.read_bytes()
     assert main(arguments(tmp_path, *END, "--ckpt_path", "last")) == 0
     assert weights.read_bytes() == before
+
+
+class Validations(Callback):
+    """Notes what each validation found, and at which step."""
+
+    seen: ClassVar[list[tuple[int, float]]] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.seen.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
+
+
+def chosen(root: Path) -> dict[str, Any]:
+    """The weights that the fit kept for their losses, and its domain."""
+    kept = {p.name: torch.load(p)["state_dict"] for p in root.glob("checkpoints/epoch*.ckpt")}
+    weights = root / "domain" / "unet" / "diffusion_pytorch_model.safetensors"
+    return {**kept, "domain": load_file(weights)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [
+        ({}, (3, 6, 8)),
+        ({"trainer.val_check_interval": 2}, (2, 3)),
+        *(
+            pytest.param(settings, range(1, 9), marks=pytest.mark.slow)
+            for settings in [
+                {"trainer.check_val_every_n_epoch": 2},
+                {"trainer.val_check_interval": 2, "trainer.check_val_every_n_epoch": "null"},
+                {"trainer.max_epochs": 2, "trainer.max_steps": -1},
+            ]
+        ),
+    ],
+)
+def test_no_validation_is_lost(
+    tmp_path: Path, settings: dict[str, object], batches: Sequence[int]
+) -> None:
+    """Whichever batch is followed by the stop: the same losses, and the same kept for them."""
+    monitored = {"checkpoint.monitor": "val/loss", "checkpoint.save_top_k": 2}
+    steps = {"checkpoint.every_n_train_steps": "null"}
+    pairs = {**monitored, **steps, **settings}.items()
+    words = [str(word) for name, value in pairs for word in (f"--{name}", value)]
+    words.append("--trainer.callbacks+=[test_preemption.Validations]")
+    Validations.seen.clear()
+    assert main(arguments(tmp_path / "whole", *words)) == 0
+    seen, whole = [*Validations.seen], chosen(tmp_path / "whole")
+    assert seen and len(whole) == min(3, 1 + len(seen))
+    for batch in batches:
+        Validations.seen.clear()
+        root = tmp_path / str(batch)
+        ended = main(arguments(root, *kill(batch), *words))
+        if ended:
+            assert ended == 143
+            assert main(arguments(root, *words, "--ckpt_path", "last")) == 0
+        assert Validations.seen == seen, batch
+        assert_same(chosen(root), whole, str(batch))
 
 
 @pytest.mark.parametrize("lr_schedule", ["constant", "cosine"])
@@ -353,7 +416,7 @@ def test_each_epoch_has_its_order_and_can_be_entered_anywhere() -> None:
 
     def begun(epoch: int, rank: int = 0, done: int = 0) -> TrainingOrder:
         made = TrainingOrder(images, 2, rank, seed=1, drop_last=True)
-        made.begin(epoch, done)
+        made.place = zip(count(epoch), chain([done], repeat(0))).__next__
         return made
 
     def order(epoch: int, rank: int = 0) -> list[int]:

@@ -175,7 +175,7 @@ def test_an_epoch_can_be_entered_anywhere(make: Make, workers: int) -> None:
     def rest(epoch: int, done: int) -> list[list[str]]:
         loader = make(num_workers=workers).train_dataloader()
         assert loader.num_workers == workers and len(loader) == 7
-        loader.sampler.begin(epoch, done)  # type: ignore[union-attr]
+        loader.sampler.place = iter([(epoch, done), (epoch + 1, 0)]).__next__  # type: ignore[union-attr]
         return [batch["key"] for _ in range(2) for batch in loader]
 
     data = make()
@@ -196,7 +196,7 @@ def test_what_is_passed_over_is_not_decoded(make: Make, monkeypatch: pytest.Monk
         streaming, "read_square", lambda image, *a: decoded.append(image) or read_square(image, *a)
     )
     loader = make().train_dataloader()
-    loader.sampler.begin(0, 5)  # type: ignore[union-attr]
+    loader.sampler.place = lambda: (0, 5)  # type: ignore[union-attr]
     assert len(keys(loader)) == 4 == len(decoded)
 
 
@@ -225,7 +225,7 @@ def test_uncounted_shards_give_the_epoch_that_is_asked_for(here: Path, make: Mak
     # Each of the three workers has one shard, over and over: of 7, 7 and 6 batches.
     counts = Counter(key for batch in seen for key in batch)
     assert len(counts) == 14 and max(counts.values()) >= 12
-    loader.sampler.begin(0, 11)  # type: ignore[union-attr]
+    loader.sampler.place = lambda: (0, 11)  # type: ignore[union-attr]
     assert [batch["key"] for batch in loader] == seen[11:]
     data.trainer = SimpleNamespace(world_size=4, global_rank=0)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="train has 3 shards, fewer than the 4 processes"):

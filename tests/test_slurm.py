@@ -182,8 +182,9 @@ def test_a_signalled_fit_is_requeued_and_resumes(
     stopped = re.search(r"stopped after step (\d+), saved in .*; job \d+ is queued", slurm.log(job))
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
     assert 0 < saved < STEPS and (stopped is None or int(stopped[1]) == saved)
-    # SLURM lets a requeued job wait for two minutes.
-    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    # SLURM lets a requeued job wait for two minutes; in the second of the requeueing it would fail,
+    # its credential of that second being revoked.
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
     slurm.finish(job)
     assert_same_fit(tmp_path, fitted)
 

@@ -77,8 +77,11 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here, but not amid the batches of one step: their gradients cannot be saved."""
-        if trainer.global_step == self._step or not self._asked(trainer):
+        """Stop here, but not amid the batches of one step: their gradients cannot be saved.
+
+        After the last step the fit comes to its end by itself.
+        """
+        if trainer.global_step in (self._step, trainer.max_steps) or not self._asked(trainer):
             return
         trainer.save_checkpoint(self.path)
         self._stop(trainer, f"stopped after step {trainer.global_step}, saved in {self.path}")

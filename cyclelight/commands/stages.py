@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cyclelight.callbacks.gallery import Gallery
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.callbacks.progress import TranslationProgress
+from cyclelight.callbacks.resumption import Resumption
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.checkpoints import AtomicCheckpoints, newest_checkpoint
@@ -74,10 +75,11 @@ class Fit(Stage):
         if settings.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(output, name="", version="logs")
         kwargs["enable_checkpointing"] = settings.enable_checkpointing is not False
+        self.trainer_defaults["callbacks"] = [Resumption()]
         if kwargs["enable_checkpointing"]:
             checkpoint = {**self.config_init.checkpoint, "dirpath": output / "checkpoints"}
             preemption = Preemption(output / "checkpoints" / "last.ckpt")
-            self.trainer_defaults["callbacks"] = [ModelCheckpoint(**checkpoint), preemption]
+            self.trainer_defaults["callbacks"] += [ModelCheckpoint(**checkpoint), preemption]
         if not settings.plugins:
             # Lightning's own handler under SLURM saves within the signal, amid a step.
             slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
