@@ -1,7 +1,7 @@
 """Image files of any kind to RGB, and folders of them to a dataset."""
 
 import io
-import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -264,10 +264,12 @@ def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: st
         )
 
 
-def leave_signals(worker: int) -> None:
-    """Of a process that decodes images: heed SIGTERM from its parent only, and no Ctrl-C.
+def begin_worker(worker: int) -> None:
+    """In a process that decodes images: end when its parent says so, or waits in vain.
 
-    Both reach it where they are sent to a whole job, whose parent may go on for a while.
+    It heeds SIGTERM from its parent only, and no Ctrl-C: both reach it where they are sent to a
+    whole job, whose parent may go on for a while. If an image cannot be handed on, as /dev/shm is
+    full, Python would print why and leave the parent waiting.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -280,6 +282,8 @@ def leave_signals(worker: int) -> None:
         os._exit(143)
 
     threading.Thread(target=heed, daemon=True).start()
+    queue: Any = multiprocessing.queues.Queue
+    queue._on_queue_feeder_error = staticmethod(lambda error, image: os._exit(1))
 
 
 def make_loader(
@@ -293,7 +297,7 @@ def make_loader(
         items,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=leave_signals,
+        worker_init_fn=begin_worker,
         pin_memory=torch.cuda.is_available(),
         **options,
     )

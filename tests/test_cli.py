@@ -281,7 +281,7 @@ def fail(error: Exception) -> int:
          "another process of this run has died"),
         (lambda: fail(DistNetworkError("port: 29500, EADDRINUSE")), "error: port: 29500, EADDR"),
         (lambda: fail(RuntimeError("DataLoader worker (pid 7) is killed: no shared memory")),
-         "has died, perhaps for want of memory: DataLoader worker (pid 7) is killed: no shared"),
+         "has died, perhaps for want of memory or of room in /dev/shm: DataLoader worker (pid 7)"),
         (lambda: fail(ConnectionResetError(104, "reset by peer")), "error: [Errno 104] reset"),
         (lambda: fail(FileNotFoundError(2, "No such file", "/a.png")), "/a.png: No such file"),
     ],

@@ -252,3 +252,25 @@ def test_processes_that_decode_heed_their_parent_alone() -> None:
         worker.join(10)
     worker.join(10)
     assert worker.exitcode == 143
+
+
+class Unsendable(Dataset[object]):
+    """Images that cannot be handed on, as if there were no room for them in /dev/shm."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> object:
+        return self
+
+    def __reduce__(self) -> str:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_a_process_that_cannot_hand_images_on_is_not_waited_for() -> None:
+    loader = reading.make_loader(
+        Unsendable(), 1, in_memory=False, batch_size=None, multiprocessing_context="fork", timeout=60
+    )
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iter(loader))

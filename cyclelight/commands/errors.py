@@ -18,7 +18,8 @@ PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "remote pr
 """What gloo and NCCL say of it, among other errors of theirs."""
 PEER_DIED = "another process of this run has died: what it said, if anything, stands above"
 LOADER_DIED = (
-    "a process that decodes images (data.num_workers) has died, perhaps for want of memory"
+    "a process that decodes images (data.num_workers) has died, perhaps for want of memory or of "
+    "room in /dev/shm"
 )
 
 
