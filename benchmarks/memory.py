@@ -29,7 +29,7 @@ from cyclelight.callbacks import judging
 from cyclelight.callbacks.judging import gather, make_report
 from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import protocol
-from cyclelight.outputs import RunFolder
+from cyclelight.outputs import Entry, RunFolder
 
 DIM, BATCH, REFERENCE = 1280, 32, 500
 FIGURES = ("PSNR", "L2", "SSIM", "LPIPS")
@@ -137,8 +137,9 @@ def measure_manifest(images: int, processes: int) -> dict[str, float]:
         with folder.manifest_path.open("w") as file:
             for key in keys:
                 output = f"images/{key.removesuffix('.jpg')}.png"
-                line = {"key": key, "source": f"/data/afhq/val/{key}", "output": output, "seed": 0}
-                file.write(json.dumps(line) + "\n")
+                source, digest = f"/data/afhq/val/{key}", f"{hash(key) % 2**64:016x}"
+                entry = Entry(key=key, source=source, digest=digest, output=output, seed=0)
+                file.write(json.dumps(entry) + "\n")
         size = folder.manifest_path.stat().st_size / MB
         folder.image_path = lambda key: Path(root)  # type: ignore[method-assign]
         exists, Path.is_file = Path.is_file, lambda path: True  # type: ignore[method-assign]
@@ -146,7 +147,7 @@ def measure_manifest(images: int, processes: int) -> dict[str, float]:
         folder.open_manifest()
         opened = memory("VmHWM") - begin
         seconds.append(time.perf_counter())
-        done = frozenset(entry["key"] for entry in folder.entries())
+        done = {entry["key"]: entry["digest"] for entry in folder.entries()}
         seconds.append(time.perf_counter())
         kept = memory("VmRSS") - begin
         folder.close_manifest()

@@ -16,6 +16,8 @@ from diffusers import AutoencoderKL, VQModel
 from cyclelight.autoencoder import Autoencoder
 from cyclelight.model_folder import check_weights, load_model, read_json, whole_folder
 
+MARK = ("an autoencoder folder", "config.json")
+"""What an autoencoder folder is called, and the file by which it is known."""
 KINDS = {kind.__name__: kind for kind in (AutoencoderKL, VQModel)}
 
 
@@ -54,7 +56,7 @@ def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:
     """
     folder = Path(folder)
     copy = rebuild(autoencoder_state(autoencoder.network, autoencoder.card)).network
-    with whole_folder(folder, "an autoencoder folder", "config.json") as made:
+    with whole_folder(folder, *MARK) as made:
         copy.save_pretrained(made, safe_serialization=True)
         (made / "autoencoder.json").write_text(json.dumps(dict(autoencoder.card), indent=2) + "\n")
     return folder

@@ -59,8 +59,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     None if there is none.
     """
+    there = [path for path in folder.glob("*.ckpt") if path.is_file()]  # No dangling links.
     # By name too, so that of equally old ones all processes choose the same.
-    age = {path: (path.stat().st_mtime_ns, path.name) for path in folder.glob("*.ckpt")}
+    age = {path: (path.stat().st_mtime_ns, path.name) for path in there}
     for path in sorted(age, key=lambda path: age[path], reverse=True):
         reason = damage(path)
         if reason is None:

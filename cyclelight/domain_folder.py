@@ -36,6 +36,8 @@ from cyclelight.model_folder import (
 from cyclelight.networks import NETWORKS, Network, learns_variance
 from cyclelight.schedule import NoiseSchedule
 
+MARK = ("a domain folder", "model_index.json")
+"""What a domain folder is called, and the file by which it is known."""
 CHECKPOINT_ENTRY = "cyclelight_domain"
 """Where a Lightning checkpoint of `DomainModule` keeps what `load_domain` needs beside weights."""
 
@@ -173,7 +175,7 @@ def save_domain(
         variance_type="learned_range" if learns_variance(unet) else "fixed_small",
         clip_sample=autoencoder is None,  # latents have no range
     )
-    with whole_folder(folder, "a domain folder", "model_index.json") as made:
+    with whole_folder(folder, *MARK) as made:
         DDPMPipeline(copy, scheduler).save_pretrained(made, safe_serialization=True)
         if autoencoder is not None:
             save_autoencoder(made / "vae", autoencoder)

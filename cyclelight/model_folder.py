@@ -31,8 +31,7 @@ def whole_folder(folder: Path, what: str, mark: str) -> Iterator[Path]:
     Raises:
         ValueError: `folder` exists and is something else.
     """
-    if folder.exists() and not (folder / mark).is_file():
-        raise ValueError(f"{folder} exists and is not {what}; it is left as it is")
+    check_place(folder, what, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         made = Path(temporary) / "new"
@@ -42,6 +41,12 @@ def whole_folder(folder: Path, what: str, mark: str) -> Iterator[Path]:
         if folder.exists():
             folder.rename(Path(temporary) / "old")
         made.rename(folder)
+
+
+def check_place(folder: Path, what: str, mark: str) -> None:
+    """ValueError if `whole_folder` would refuse to make this one."""
+    if folder.exists() and not (folder / mark).is_file():
+        raise ValueError(f"{folder} exists and is not {what}; it is left as it is")
 
 
 def check_weights(path: Path, what: str) -> None:

@@ -1,7 +1,7 @@
 """The folder of a run: its images, their manifest, and files written whole or not at all.
 
 images/<key>.png    the translated images, 8-bit
-manifest.jsonl      one line per image: {"key", "source", "output", "seed"}
+manifest.jsonl      one line per image: {"key", "source", "digest", "output", "seed"}
 domains.json        the SHA-256 of the domains that made them
 .lock               held by the run that is writing here
 """
@@ -27,14 +27,20 @@ from torch import Tensor
 
 
 class Entry(TypedDict):
-    """A line of the manifest. `output` is relative to the run folder, `source` as it was given."""
+    """A line of the manifest.
+
+    `output` is relative to the run folder, `source` as it was given; `digest` is that of the
+    source's pixels, see `cyclelight.pixels.digest`.
+    """
 
     key: str
     source: str
+    digest: str
     output: str
     seed: int
 
 
+DOMAINS = "domains.json"
 MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
 """What a run makes of its images at the end."""
 
@@ -44,7 +50,7 @@ def sole_use(root: Path) -> Iterator[None]:
     """Keep other runs out of the output folder `root`, which is made.
 
     The lock is the process's own: it ends with it, however that dies, and is not inherited by
-    workers that outlive it.
+    workers that outlive it. Temporary files of a run that was killed are removed.
 
     Raises:
         ValueError: another run is writing there, or `root` is a file.
@@ -65,6 +71,9 @@ def sole_use(root: Path) -> Iterator[None]:
                 f"{root} is on a file system without locks: let no other run write there",
                 stacklevel=2,
             )
+        for path in root.rglob(".*.tmp"):
+            if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
+                path.unlink()
         yield
 
 
@@ -109,7 +118,8 @@ class RunFolder:
         keys: all keys of the run, relative POSIX paths, since a name may depend on the others.
 
     Raises:
-        ValueError: a key would leave the folder or occurs twice, or `root` is a file.
+        ValueError: a key would leave the folder, is not Unicode or occurs twice, or `root` is a
+            file.
     """
 
     def __init__(self, root: str | Path, keys: Sequence[str] = ()) -> None:
@@ -124,7 +134,11 @@ class RunFolder:
 
         Keys that differ only by suffix keep it, a.jpg and a.bmp give a.jpg.png and a.bmp.png.
         """
-        return self.root / "images" / self._names[key]
+        return self.root / self._output(key)
+
+    def _output(self, key: str) -> str:
+        """`image_path`, relative to the run folder."""
+        return f"images/{self._names[key]}"
 
     def write_image(self, key: str, pixels: Tensor) -> Path:
         """Write (H, W, 3), uint8, as PNG, atomically; the path."""
@@ -134,10 +148,10 @@ class RunFolder:
             Image.fromarray(pixels.cpu().numpy()).save(temporary, format="PNG")
         return path
 
-    def add_to_manifest(self, key: str, source: str, seed: int) -> None:
+    def add_to_manifest(self, key: str, source: str, digest: str, seed: int) -> None:
         """Note that the image of `key` is finished."""
-        output = self.image_path(key).relative_to(self.root).as_posix()
-        entry: Entry = {"key": key, "source": source, "output": output, "seed": seed}
+        output = self._output(key)
+        entry: Entry = dict(key=key, source=source, digest=digest, output=output, seed=seed)
         line = json.dumps(entry) + "\n"
         # One write to a file opened for appending: lines of a machine's processes never mix.
         descriptor = os.open(self.manifest_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -154,15 +168,18 @@ class RunFolder:
     def entries(self) -> Iterator[Entry]:
         """The entries as they were added.
 
-        A line that was cut off, by a crash or a full disk, is ignored, also with another behind it.
+        What is no entry is ignored, such as a line that was cut off by a crash or a full disk, also
+        with another behind it: that image is not known to be finished.
         """
         if not self.manifest_path.exists():
             return
-        with self.manifest_path.open(encoding="utf-8") as file:
+        with self.manifest_path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 with suppress(json.JSONDecodeError):
-                    if line.endswith("\n"):
-                        yield json.loads(line, object_pairs_hook=_one_name_for_all)
+                    entry = json.loads(line, object_pairs_hook=_one_name_for_all)
+                    whole = isinstance(entry, dict) and entry.keys() == Entry.__annotations__.keys()
+                    if whole and line.endswith("\n"):
+                        yield entry
 
     def finished(self) -> dict[str, Entry]:
         """The manifest's entries of this run's keys whose images are there, in their order.
@@ -184,33 +201,43 @@ class RunFolder:
         unlisted = (key for key in self._names if key not in listed)
         return [key for key in unlisted if self.image_path(key).is_file()]
 
-    def read_image(self, key: str) -> Tensor:
-        """The image of `key` as it was written: (H, W, 3), uint8.
+    def read_image(self, key: str, resolution: int) -> Tensor:
+        """The image of `key` as it was written: (resolution, resolution, 3), uint8.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: it cannot be read, or has another size.
         """
         path = self.image_path(key)
         try:
             with Image.open(path) as image:
-                return torch.from_numpy(np.array(image.convert("RGB")))
+                pixels = torch.from_numpy(np.array(image.convert("RGB")))
         except OSError as error:
             raise ValueError(f"cannot read {path}, delete it and run again: {error}") from error
+        height, width, _ = pixels.shape
+        if (height, width) != (resolution, resolution):
+            raise ValueError(
+                f"{path} is {width} x {height} pixels, not {resolution} x {resolution}: "
+                f"delete it and run again"
+            )
+        return pixels
 
     def open_manifest(self) -> int:
         """Begin the run, or go on with it: forget what is not there; how many other images are.
 
-        Other keys' images lie in the folder from an earlier run, so their entries stay. Temporary
-        files of a run that was killed are removed.
+        Other keys' images lie in the folder from an earlier run, so their entries stay, unless an
+        image of this run will have that name. An image whose name has changed, as there are other
+        keys now, is removed: it is made anew under the new one.
         """
-        for path in self.root.rglob(".*.tmp"):
-            if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
-                path.unlink()
-        entries = {
-            key: entry
-            for key, entry in self.manifest().items()
-            if key not in self._names or self.image_path(key).is_file()
-        }
+        taken = set(self._names.values())
+        entries = {}
+        for key, entry in self.manifest().items():
+            path, free = self.root / entry["output"], entry["output"][len("images/") :] not in taken
+            ours = key in self._names
+            right = entry["output"] == self._output(key) if ours else free
+            if right and path.is_file():
+                entries[key] = entry
+            elif ours and free:
+                path.unlink(missing_ok=True)
         self._rewrite(entries)
         return sum(key not in self._names for key in entries)
 
@@ -239,10 +266,13 @@ def output_names(keys: Sequence[str]) -> dict[str, str]:
     """The PNG's relative path for each key, all different.
 
     Raises:
-        ValueError: a key is empty, absolute, has '..' or another odd part, or occurs twice.
+        ValueError: a key is empty, absolute, has '..' or another odd part, is not Unicode, as a
+            file's name may be, or occurs twice.
     """
     for key, count in Counter(keys).items():
         path = PurePosixPath(key)
+        if not key.isascii() and key.encode(errors="replace").decode() != key:
+            raise ValueError(f"the name of an image is not UTF-8: {key!r}; rename it")
         odd = ".." in path.parts or "\0" in key or str(path) != key or not path.name
         if odd or path.is_absolute():
             raise ValueError(f"an image's key must be a plain relative path, got {key!r}")

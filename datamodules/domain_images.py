@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
 from datamodules.domain_data import DomainData
+from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
 from datamodules.reading import (
     Files,
@@ -16,7 +17,6 @@ from datamodules.reading import (
     SquareImages,
     check_loading,
     list_images,
-    make_loader,
 )
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from datamodules.reading import SquareImages, make_loader
+from datamodules.loading import make_loader
+from datamodules.reading import SquareImages
 
 T = TypeVar("T")
 

@@ -1,12 +1,8 @@
 """Image files of any kind to RGB, and folders of them to a dataset."""
 
 import io
-import multiprocessing.queues
 import os
-import signal
-import threading
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +15,10 @@ import torch.distributed
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from cyclelight.pixels import FitMode, fit_square, to_float
+from cyclelight.pixels import FitMode, digest, fit_square, to_float
 
 OnError = Literal["raise", "skip"]
 Files = list[tuple[str, Path]]
@@ -149,6 +145,7 @@ class SquareImages(Dataset[ImageItem]):
         on_error: `raise` a ValueError on an unreadable file, or `skip` it: then `skipped` lists
             (path, reason), and one warning tells.
         keep: whether pixels may stay in memory.
+        hint: how to go on without an unreadable file; the error's end.
     """
 
     def __init__(
@@ -159,11 +156,13 @@ class SquareImages(Dataset[ImageItem]):
         on_error: OnError = "raise",
         *,
         keep: bool = True,
+        hint: str = f" ({SKIP_HINT})",
     ) -> None:
         self.resolution, self.fit_mode = resolution, fit_mode
         shape = (len(files), resolution, resolution, 3)
         small = len(files) * 3 * resolution**2 <= MEMORY_LIMIT
         pixels = torch.empty(shape, dtype=torch.uint8) if keep and small else None
+        digests = np.full(len(files), "", "S16")  # Of those that this process looks at.
 
         def decode(index: int) -> str | None:
             """The reason why the file cannot be read, if so."""
@@ -171,6 +170,7 @@ class SquareImages(Dataset[ImageItem]):
                 square = read_square(files[index][1], resolution, fit_mode)
             except (ValueError, FileNotFoundError) as error:
                 return str(error)
+            digests[index] = digest(square)
             if pixels is not None:
                 pixels[index] = square
             return None
@@ -181,11 +181,12 @@ class SquareImages(Dataset[ImageItem]):
         if processes > 1:
             reasons = _pooled(reasons)
         if reasons and on_error == "raise":
-            raise ValueError(f"{reasons[min(reasons)]} ({SKIP_HINT})")
+            raise ValueError(f"{reasons[min(reasons)]}{hint}")
         good = [index for index in range(len(files)) if index not in reasons]
         self.files = [files[index] for index in good]
         if pixels is not None:
             self.files = [(key, _emptied(source)) for key, source in self.files]
+        self._digests = digests[good]
         self.skipped = [(str(files[i][1]), reason) for i, reason in sorted(reasons.items())]
         self._pixels = pixels[good] if pixels is not None and self.skipped else pixels
         if self.skipped:
@@ -199,6 +200,18 @@ class SquareImages(Dataset[ImageItem]):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def changed(self, known: Mapping[str, str]) -> set[str]:
+        """The keys of images whose pixels have another digest than `known` has for their key.
+
+        Of several processes all must ask, since each knows what it has looked at.
+        """
+        found = {
+            index: key
+            for index, (key, _) in enumerate(self.files)
+            if self._digests[index] and known.get(key, now := self._digests[index].decode()) != now
+        }
+        return set((_pooled(found) if _process()[1] > 1 else found).values())
 
     def pixels(self, index: int) -> Tensor:
         """(R, R, 3), uint8."""
@@ -241,11 +254,11 @@ def _process() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def _pooled(reasons: dict[int, str]) -> dict[int, str]:
-    """What all processes found."""
+def _pooled(found: dict[int, str]) -> dict[int, str]:
+    """What all processes found, by index."""
     parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, reasons)
-    return {index: reason for part in parts for index, reason in part.items()}
+    torch.distributed.all_gather_object(parts, found)
+    return {index: text for part in parts for index, text in part.items()}
 
 
 def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: str) -> None:
@@ -262,42 +275,3 @@ def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: st
         raise ValueError(
             f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}"
         )
-
-
-def begin_worker(worker: int) -> None:
-    """In a process that decodes images: end when its parent says so, or waits in vain.
-
-    It heeds SIGTERM from its parent only, and no Ctrl-C: both reach it where they are sent to a
-    whole job, whose parent may go on for a while. If an image cannot be handed on, as /dev/shm is
-    full, Python would print why and leave the parent waiting.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def heed() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-            pass
-        os._exit(143)
-
-    threading.Thread(target=heed, daemon=True).start()
-    queue: Any = multiprocessing.queues.Queue
-    queue._on_queue_feeder_error = staticmethod(lambda error, image: os._exit(1))
-
-
-def make_loader(
-    items: Dataset[Any], num_workers: int, *, in_memory: bool, **options: Any
-) -> DataLoader[Any]:
-    """torch's loader of `items`; with workers only where there are files to decode."""
-    workers = 0 if in_memory else num_workers
-    if in_memory:  # Lightning would advise workers, which would only slow this down.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    return DataLoader(
-        items,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=begin_worker,
-        pin_memory=torch.cuda.is_available(),
-        **options,
-    )

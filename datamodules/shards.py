@@ -7,8 +7,9 @@ from torch.utils.data import DataLoader
 
 from cyclelight.pixels import FitMode
 from datamodules.domain_data import DomainData
+from datamodules.loading import make_loader
 from datamodules.order import Batch, BatchOrder
-from datamodules.reading import OnError, SquareImages, check_loading, make_loader
+from datamodules.reading import OnError, SquareImages, check_loading
 from datamodules.streaming import Course, ShardBatches
 from datamodules.tars import (
     Sample,

@@ -292,3 +292,8 @@ def test_what_others_raise_is_told_in_our_words(
     assert guarded(run) == 1
     error = capsys.readouterr().err
     assert line in error and error.count("\n") == 1
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # What Python makes of `>&-`.
+    assert guarded(lambda: 0) == 0

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def test_a_run_leaves_images_manifest_and_gallery(cats: Path, tmp_path: Path) ->
     assert json.loads(lines[1]) == {
         "key": "b.jpg",
         "source": str(cats / "b.jpg"),
+        "digest": blake2b(bytes(RED) * R * R, digest_size=8).hexdigest(),
         "output": "images/b.png",
         "seed": 7,
     }

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_images_that_the_manifest_lacks_are_found(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
     for key in ("a.jpg", "b.jpg"):
         folder.write_image(key, torch.zeros(2, 2, 3, dtype=torch.uint8))
-    folder.add_to_manifest("b.jpg", "b.jpg", 0)
+    folder.add_to_manifest("b.jpg", "b.jpg", "0", 0)
     assert folder.unlisted() == ["a.jpg"]
 
 
@@ -102,13 +103,46 @@ def test_the_manifest_is_sorted_without_repetitions(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, ["b.jpg", "a.jpg"])
     assert folder.open_manifest() == 0 and folder.finished() == {}
     for key, seed in (("b.jpg", 1), ("a.jpg", 1), ("b.jpg", 2)):
-        folder.add_to_manifest(key, f"cats/{key}", seed)
+        folder.add_to_manifest(key, f"cats/{key}", "ab", seed)
     assert len(folder.manifest_path.read_text().splitlines()) == 3
     folder.close_manifest()
     assert [json.loads(line) for line in folder.manifest_path.read_text().splitlines()] == [
-        {"key": "a.jpg", "source": "cats/a.jpg", "output": "images/a.png", "seed": 1},
-        {"key": "b.jpg", "source": "cats/b.jpg", "output": "images/b.png", "seed": 2},
+        dict(key="a.jpg", source="cats/a.jpg", digest="ab", output="images/a.png", seed=1),
+        dict(key="b.jpg", source="cats/b.jpg", digest="ab", output="images/b.png", seed=2),
     ]
+
+
+def test_an_image_of_another_name_is_not_taken_for_it(tmp_path: Path) -> None:
+    """jpg, then png in its place, then jpg again: the same name of the translation."""
+
+    def run(*keys: str, makes: Sequence[str] = ()) -> RunFolder:
+        folder = RunFolder(tmp_path, keys)
+        folder.open_manifest()
+        for key in makes:
+            folder.write_image(key, torch.zeros(2, 2, 3, dtype=torch.uint8))
+            folder.add_to_manifest(key, key, "0", 0)
+        return folder
+
+    run("a.jpg", "b.jpg", makes=("a.jpg", "b.jpg"))
+    assert list(run("a.png").manifest()) == ["b.jpg"]
+    assert list(run("a.png", makes=["a.png"]).finished()) == ["a.png"]
+    assert list(run("a.jpg", "b.jpg").finished()) == ["b.jpg"]
+    # Both keep their suffixes now: the one without is of neither.
+    assert list(run("b.jpg", "b.png").manifest()) == []
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]
+
+
+def test_a_name_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not UTF-8: 'caf\\udce9.png'; rename it"):
+        output_names(["ä.png", os.fsdecode(b"caf\xe9.png")])
+
+
+def test_what_is_no_entry_is_ignored(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, ["a.jpg"])
+    folder.add_to_manifest("a.jpg", "a.jpg", "0", 0)
+    with folder.manifest_path.open("ab") as file:
+        file.write(b'17\n{}\n{"key": "b"}\n\xff\n')
+    assert list(folder.manifest()) == ["a.jpg"]
 
 
 def test_a_later_run_goes_on(tmp_path: Path) -> None:
@@ -117,26 +151,28 @@ def test_a_later_run_goes_on(tmp_path: Path) -> None:
     first.open_manifest()
     for key in ("a.jpg", "b.jpg", "d.jpg"):
         first.write_image(key, image)
-        first.add_to_manifest(key, key, 0)
+        first.add_to_manifest(key, key, "ab", 0)
     first.image_path("d.jpg").unlink()
     second = RunFolder(tmp_path, ["b.jpg", "c.jpg", "d.jpg"])
     assert second.open_manifest() == 1
     assert list(second.finished()) == ["b.jpg"] and list(second.manifest()) == ["a.jpg", "b.jpg"]
-    assert torch.equal(second.read_image("b.jpg"), image)
+    assert torch.equal(second.read_image("b.jpg", 4), image)
+    with pytest.raises(ValueError, match=r"b\.png is 4 x 4 pixels, not 8 x 8"):
+        second.read_image("b.jpg", 8)
     second.image_path("b.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="delete it and run again"):
-        second.read_image("b.jpg")
+        second.read_image("b.jpg", 4)
     second.clear()
     assert [path.name for path in tmp_path.rglob("*")] == ["images"]
 
 
 def test_a_line_cut_off_by_a_crash_is_ignored(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, ["a.jpg", "b.jpg"])
-    folder.add_to_manifest("a.jpg", "a.jpg", 0)
+    folder.add_to_manifest("a.jpg", "a.jpg", "0", 0)
     with folder.manifest_path.open("a") as file:
         file.write('{"key": "b.jp')
     assert list(folder.manifest()) == ["a.jpg"]
-    folder.add_to_manifest("b.jpg", "b.jpg", 0)  # Of another process, into the same line.
+    folder.add_to_manifest("b.jpg", "b.jpg", "0", 0)  # Of another process, into the same line.
     assert list(folder.manifest()) == ["a.jpg"]
     folder.close_manifest()
     assert len(folder.manifest_path.read_text().splitlines()) == 1
@@ -148,7 +184,7 @@ def test_lines_written_at_once_do_not_mix(tmp_path: Path) -> None:
     def append(keys: list[str]) -> None:
         folder = RunFolder(tmp_path, keys)
         for key in keys:
-            folder.add_to_manifest(key, "x" * 500, 0)
+            folder.add_to_manifest(key, "x" * 500, "0", 0)
 
     with ThreadPoolExecutor(len(groups)) as pool:
         list(pool.map(append, groups))

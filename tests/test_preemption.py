@@ -304,6 +304,22 @@ def test_a_fit_that_goes_on_takes_the_present_settings(tmp_path: Path) -> None:
     assert set(decays) == {0.1}
 
 
+def test_another_length_of_the_epoch_is_told(tmp_path: Path) -> None:
+    assert main(arguments(tmp_path, *kill(4))) == 143
+    with pytest.warns(UserWarning, match="an epoch has 2 batches here, and 3 in the checkpoint"):
+        assert main(arguments(tmp_path, "--data.batch_size", 3, "--ckpt_path", "last")) == 0
+
+
+def test_the_place_of_the_domain_is_looked_at_first(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "domain").mkdir()
+    (tmp_path / "domain" / "note.txt").touch()
+    assert main(arguments(tmp_path)) == 1
+    assert f"{tmp_path}/domain exists and is not a domain folder" in capfd.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_checkpoints_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def refused(code: int, *more: object) -> str:
         capfd.readouterr()
@@ -392,6 +408,7 @@ def test_the_newest_whole_checkpoint_is_taken(
     with pytest.warns(UserWarning, match=r"passing over the checkpoint .*last\.ckpt: "):
         assert newest_checkpoint(folder) == folder / "good.ckpt"
     assert damage(folder / "good.ckpt") is None
+    (folder / "gone.ckpt").symlink_to(folder / "nowhere.ckpt")
     (folder / "good.ckpt").unlink()
     with pytest.warns(UserWarning, match="passing over"):
         assert newest_checkpoint(folder) is None

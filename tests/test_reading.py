@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from cyclelight.pixels import digest
 from datamodules import reading
+from datamodules.loading import make_loader
 from datamodules.reading import SquareImages, list_images, read_image, read_square
 
 
@@ -193,6 +195,9 @@ def look(rank: int, root: Path, on_error: reading.OnError) -> None:
     try:
         images = SquareImages(list_images(root / "images"), 4, on_error=on_error, keep=False)
         result = [key for key, _ in images.files]
+        assert images.changed({"a.png": "other", "b.png": "other"}) == {"a.png", "b.png"}
+        same = digest(read(root / "images" / "a.png", 4, "crop"))
+        assert images.changed({"a.png": same, "x.png": "other"}) == set()
     except ValueError as error:
         result = [str(error)]
     (root / f"{on_error}{rank}.json").write_text(json.dumps([sorted(found), result]))
@@ -243,7 +248,7 @@ class Signalled(Dataset[int]):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork")
 def test_processes_that_decode_heed_their_parent_alone() -> None:
-    loader = reading.make_loader(Signalled(), 1, in_memory=False)
+    loader = make_loader(Signalled(), 1, in_memory=False)
     pids = [int(batch) for batch in loader]
     assert len({os.getpid(), *pids}) == 2
     (worker,) = multiprocessing.active_children()
@@ -269,8 +274,13 @@ class Unsendable(Dataset[object]):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork")
 def test_a_process_that_cannot_hand_images_on_is_not_waited_for() -> None:
-    loader = reading.make_loader(
-        Unsendable(), 1, in_memory=False, batch_size=None, multiprocessing_context="fork", timeout=60
+    loader = make_loader(
+        Unsendable(),
+        1,
+        in_memory=False,
+        batch_size=None,
+        multiprocessing_context="fork",
+        timeout=60,
     )
     with pytest.raises(RuntimeError, match="exited unexpectedly"):
         next(iter(loader))

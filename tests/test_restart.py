@@ -160,8 +160,9 @@ def test_a_killed_run_goes_on(
     assert files(tmp_path) == files(whole)
 
 
-def test_a_terminated_run_goes_on(here: Path, whole: Path, tmp_path: Path) -> None:
-    assert main(options(here, tmp_path, *kill(2, signal.SIGTERM))) == 143
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_terminated_run_goes_on(here: Path, whole: Path, tmp_path: Path, number: int) -> None:
+    assert main(options(here, tmp_path, *kill(2, number))) == 143
     assert list(RunFolder(tmp_path).manifest()) == ["0.png", "1.png"]
     assert main(options(here, tmp_path)) == 0
     assert files(tmp_path) == files(whole)
@@ -182,6 +183,56 @@ def test_what_a_crash_left_is_put_right(here: Path, whole: Path, tmp_path: Path)
         file.write('{"key": "3.p')
     assert main(options(here, tmp_path)) == 0
     assert files(tmp_path) == files(whole)
+
+
+def test_sources_that_have_changed_are_translated_again(here: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "sources"
+    shutil.copytree(here / "sources", sources)
+
+    def run(name: str) -> dict[str, bytes]:
+        assert main(options(here, tmp_path / name, "--data.source", sources)) == 0
+        return files(tmp_path / name)
+
+    before = run("out")
+    os.utime(sources / "1.png", (1, 1))  # Still the same pixels.
+    shutil.copy(sources / "4.png", sources / "3.png")
+    (sources / "0.png").rename(sources / "0.bmp")  # Another key, the same name of the result.
+    with pytest.warns(UserWarning, match="^1 images, such as 3.png, are other ones than those"):
+        after = run("out")
+    assert after == run("anew") and after.keys() == before.keys()
+    images = [name for name in before if name.startswith("images/")]
+    assert [name for name in images if before[name] != after[name]] == [
+        "images/0.png",
+        "images/3.png",
+    ]
+
+
+def test_what_made_the_images_must_be_known(
+    here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options(here, tmp_path)) == 0
+    before = files(tmp_path)
+    for name in ("config.yaml", "domains.json"):
+        content = (tmp_path / name).read_text()
+        for damaged in ("", "a: [", "17"):
+            (tmp_path / name).write_text(damaged)
+            capfd.readouterr()
+            assert main(options(here, tmp_path)) == 2
+            assert f"as {tmp_path / name} is missing or damaged" in capfd.readouterr().err
+        (tmp_path / name).write_text(content)
+    (tmp_path / "domains.json").unlink()
+    assert main(options(here, tmp_path)) == 2
+    assert main(options(here, tmp_path, "--overwrite")) == 0
+    assert files(tmp_path) == before
+
+
+def test_the_same_under_other_names_goes_on(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(options(here, tmp_path)) == 0
+    monkeypatch.chdir(here)
+    same = ("--data.source", "sources/", "--model.source", "cat", "--trainer.precision", "32-true")
+    assert main(options(here, tmp_path, *same)) == 0
 
 
 def test_other_settings_are_refused_by_name(
@@ -214,7 +265,7 @@ def test_other_weights_of_the_same_name_are_refused(
     save_domain(tmp_path / "dog", trained_on, NoiseSchedule(), card={"name": "dog"})
     assert main(args) == 2
     error = capfd.readouterr().err
-    assert f"when --model.target {tmp_path / 'dog'} was another model" in error
+    assert f"by other weights than --model.target {tmp_path / 'dog'} has" in error
     assert error.count("\n") == 1 and files(tmp_path / "out") == before
     assert main([*args, "--overwrite"]) == 0
     after = files(tmp_path / "out")
@@ -302,7 +353,7 @@ def test_other_batches_give_the_same_images_to_one_level(
     folders = [RunFolder(root, list(RunFolder(root).manifest())) for root in (tmp_path, whole)]
     assert folders[0].manifest() == folders[1].manifest()
     for key in folders[0].manifest():
-        one, other = (folder.read_image(key).int() for folder in folders)
+        one, other = (folder.read_image(key, R).int() for folder in folders)
         assert (one - other).abs().max() <= 1
     mine, theirs = (json.loads((f.root / "metrics.json").read_text()) for f in folders)
     for figure, expected in zip(mine["figures"], theirs["figures"], strict=True):

@@ -165,7 +165,9 @@ def test_evaluate_refuses(
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
 
 
-def test_evaluate_pairs_by_name_whatever_the_suffix(here: Path, run: Path, tmp_path: Path) -> None:
+def test_evaluate_pairs_by_name_whatever_the_suffix(
+    here: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder in ("sources", "translated"):
         (tmp_path / folder / "sub").mkdir(parents=True)
     image = Image.open(run / "images" / "0.png")
@@ -174,6 +176,14 @@ def test_evaluate_pairs_by_name_whatever_the_suffix(here: Path, run: Path, tmp_p
     folders = ["--source", tmp_path / "sources", "--translated", tmp_path / "translated"]
     assert main(["evaluate", *map(str, folders), "--output", str(tmp_path / "out")]) == 0
     assert figures(tmp_path / "out")["PSNR"]["n"] == 1
+    assert "no translation" not in capsys.readouterr().out
+    image.save(tmp_path / "sources" / "b.png")
+    assert main(["evaluate", *map(str, folders)]) == 0
+    assert "there is no translation: 1 of 2 sources, such as b.png" in capsys.readouterr().out
+    (tmp_path / "sources" / "sub" / "a.bmp").write_bytes(b"broken")
+    assert main(["evaluate", *map(str, folders)]) == 1
+    assert "on_error" not in capsys.readouterr().err  # Which evaluate does not have.
+    image.save(tmp_path / "sources" / "sub" / "a.bmp")
     image.resize((8, 9)).save(tmp_path / "translated" / "sub" / "a.png")
     assert main(["evaluate", *map(str, folders)]) == 2
 

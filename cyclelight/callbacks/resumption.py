@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.evaluation_loop import RestartStage
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 
@@ -25,19 +26,22 @@ class Resumption(Callback):
 
     def __init__(self) -> None:
         self._metrics: dict[str, Tensor] = {}
+        self._batches: float | None = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what was measured last."""
+        """Add what was measured last, and the length of an epoch."""
         found = trainer.callback_metrics.items()
         checkpoint["callback_metrics"] = {name: value.cpu() for name, value in found}
+        checkpoint["num_training_batches"] = trainer.num_training_batches
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Know the place by the counters, before the loops take them over."""
         self._metrics = checkpoint.get("callback_metrics", {})
+        self._batches = checkpoint.get("num_training_batches")
         if "loops" not in checkpoint:
             return  # Weights alone, which Lightning refuses.
         progress = checkpoint["loops"]["fit_loop"]
@@ -53,6 +57,12 @@ class Resumption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only now is it known what is due."""
+        now = trainer.num_training_batches
+        if self._batches not in (None, now):
+            rank_zero_warn(
+                f"an epoch has {now} batches here, and {self._batches} in the checkpoint: with "
+                f"other images, batch size or processes a fit goes on, but not exactly"
+            )
         loop = trainer.fit_loop.epoch_loop
         trainer.callback_metrics.update(self._metrics)
         if self._after_epoch:

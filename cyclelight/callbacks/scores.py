@@ -93,8 +93,8 @@ class TranslationScores(Callback):
         device = trainer.strategy.root_device
         for group in progress(groups, trainer, "earlier images"):
             assert data.images is not None
-            keys = [data.images.files[index][0] for index in group]
-            images = torch.stack([folder.read_image(key) for key in keys]).to(device)
+            keys, side = [data.images.files[i][0] for i in group], data.images.resolution
+            images = torch.stack([folder.read_image(key, side) for key in keys]).to(device)
             sources = torch.stack([data.images.pixels(index) for index in group]).to(device)
             self._judged.add(keys, self.judge(images, sources))
 

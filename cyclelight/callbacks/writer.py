@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from cyclelight.outputs import RunFolder
-from cyclelight.pixels import to_uint8
+from cyclelight.pixels import digest, to_uint8
 from datamodules import TranslationImages
 
 
@@ -51,8 +51,16 @@ class ImageWriter(Callback):
         trainer.strategy.barrier()
         # No process begins before all are past the next barrier, when the loaders are made. That
         # the images are there was seen to already, by one process for all.
-        done = frozenset(entry["key"] for entry in self.folder.entries())
-        translation_data(trainer).done = done
+        known = {entry["key"]: entry["digest"] for entry in self.folder.entries()}
+        data = translation_data(trainer)
+        assert data.images is not None, "the data's setup comes first"
+        changed = data.images.changed(known)
+        if changed:
+            rank_zero_warn(
+                f"{len(changed)} images, such as {min(changed)}, are other ones than those that "
+                f"{self.folder.root} has translations of: they are translated again"
+            )
+        data.done = known.keys() - changed
 
     def on_predict_batch_end(
         self,
@@ -72,11 +80,12 @@ class ImageWriter(Callback):
                     f"the translation of {key} has values that are not finite: the weights of the "
                     f"domains are damaged, or trainer.precision is too low for them"
                 )
-        pixels = to_uint8(outputs).cpu()
-        for key, path, image in zip(batch["key"], batch["path"], pixels, strict=True):
+        names = zip(batch["key"], batch["path"], strict=True)
+        images = zip(to_uint8(batch["image"]).cpu(), to_uint8(outputs).cpu(), strict=True)
+        for (key, path), (source, image) in zip(names, images, strict=True):
             self.folder.write_image(key, image)
             # After the image, so that what the manifest lists is there.
-            self.folder.add_to_manifest(key, path, seed)
+            self.folder.add_to_manifest(key, path, digest(source), seed)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier()

@@ -30,16 +30,19 @@ class UsageError(ValueError):
 def guarded(run: Callable[[], int]) -> int:
     """`run()`, with its failure reported in one line: the exit code of the process.
 
-    SIGTERM raises SystemExit(143) meanwhile: without this, Lightning ends a terminated fit with 0,
-    and does not end a terminated predict at all.
+    SIGTERM and SIGUSR1 raise SystemExit(143) meanwhile: without this, Lightning ends a terminated
+    fit with 0, and does not end a terminated predict at all.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
         before = {s: signal.getsignal(s) for s in HANDLED}
         signal.signal(signal.SIGTERM, _terminate)
+        if before[signal.SIGUSR1] is signal.SIG_DFL:  # Job scripts ignore it until a fit heeds it.
+            signal.signal(signal.SIGUSR1, _terminate)
     try:
         code = run()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # As it is if that was closed (`>&-`).
+            sys.stdout.flush()
         return code
     except BaseException as error:
         code, message = _judge(error)

@@ -56,7 +56,8 @@ def evaluate(args: list[str]) -> int:
         options = _parser().parse_args(args)
         _check(options)
         protocol = choose_protocol(options.protocol, options.network)
-        triples = match(list_images(options.translated), find_images(options.source))
+        found = find_images(options.source)
+        triples = match(list_images(options.translated), found)
         resolution = common_side([path for _, path, _ in triples])
         realism = options.reference is not None or options.classes is not None
         judge = Judge(protocol if realism else None, options.weights, resolution=resolution)
@@ -65,13 +66,19 @@ def evaluate(args: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     judge.to(options.device)
-    translated = SquareImages([(key, path) for key, path, _ in triples], resolution)
-    sources = SquareImages([(key, path) for key, _, path in triples], resolution, options.fit_mode)
+    untranslated = sorted({key for key, _ in found} - {key for key, _, _ in triples})
+    if untranslated:
+        told = f"{len(untranslated)} of {len(found)} sources, such as {untranslated[0]}"
+        judge.notes.append(f"not judged, as there is no translation: {told}")
+    mode = options.fit_mode
+    translated = SquareImages([(key, path) for key, path, _ in triples], resolution, hint="")
+    paired = [(key, path) for key, _, path in triples]
+    sources = SquareImages(paired, resolution, mode, hint="")
     images = _judge(judge, translated, sources, options, "images")
     reference = Judged()
     if options.reference is not None:
         files = list_images(options.reference)
-        real = SquareImages(files, resolution, options.fit_mode)
+        real = SquareImages(files, resolution, mode, hint="")
         reference = _judge(judge, real, None, options, "reference")
     report = make_report(images, reference, judge, protocol, options.classes)
     if options.output is not None:

@@ -1,7 +1,7 @@
 """fit, validate, test, predict: what each adds to a stage, and how it runs."""
 
-import json
 import logging
+import os
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,14 +27,18 @@ from cyclelight.commands.stage import Stage, build
 from cyclelight.domain_folder import check_domain_path, fingerprint
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
-from cyclelight.outputs import RunFolder, sole_use, write_json
+from cyclelight.outputs import DOMAINS, RunFolder, sole_use, write_json
 from cyclelight.report import Report
 from datamodules.translation_images import TranslationImages
 
 log = logging.getLogger(__name__)
 
-INDIFFERENT = ("data.batch_size", "data.num_workers", "data.reference")
+INDIFFERENT = (
+    *("data.batch_size", "data.num_workers", "data.reference"),
+    *("model.source", "model.target"),  # Paths: `domains.json` knows the weights.
+)
 """Settings that may change between two runs of `predict` into one folder."""
+START_OVER = "take another --output, or start over with --overwrite"
 
 
 class Fit(Stage):
@@ -208,47 +212,59 @@ def take_folder(stack: ExitStack, folder: Path) -> None:
 
 def check_same_run(cli: Predict, folder: RunFolder) -> None:
     """ValueError if the images in the folder were made by other settings than the present ones."""
-    path = folder.root / cli.config_name
-    if not folder.manifest() or not path.is_file():
+    if not folder.manifest():
         return
-    there = _decisive(yaml.safe_load(path.read_text()))
+    there = _decisive(_kept(folder, cli.config_name))
     now = _decisive(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
     names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
     if names:
         told = "; ".join(f"--{name} was {there.get(name)}, now {now.get(name)}" for name in names)
-        raise ValueError(
-            f"the images in {folder.root} were made otherwise: {told}; take another --output, or "
-            f"start over with --overwrite"
-        )
+        raise ValueError(f"the images in {folder.root} were made otherwise: {told}; {START_OVER}")
 
 
 def keep_domains(cli: Predict, folder: RunFolder) -> None:
     """Note which weights make the images, in `domains.json`.
 
     Raises:
-        ValueError: the images in the folder were made by another model of the same name.
+        ValueError: the images in the folder were made by other weights.
     """
-    path, settings = folder.root / "domains.json", cli.config.model.get("init_args", {})
+    settings = cli.config.model.get("init_args", {})
     names = [name for name in ("source", "target") if settings.get(name)]
     now = {name: fingerprint(check_domain_path(settings[name], name)) for name in names}
-    there = json.loads(path.read_text()) if path.is_file() and folder.manifest() else now
+    there = _kept(folder, DOMAINS) if folder.manifest() else now
     changed = [name for name in names if there.get(name) != now[name]]
     if changed:
         told = " and ".join(f"--model.{name} {settings[name]}" for name in changed)
         raise ValueError(
-            f"the images in {folder.root} were made when {told} was another model; take another "
-            f"--output, or start over with --overwrite"
+            f"the images in {folder.root} were made by other weights than {told} has; {START_OVER}"
         )
-    write_json(path, now)
+    write_json(folder.root / DOMAINS, now)
+
+
+def _kept(folder: RunFolder, name: str) -> dict[str, Any]:
+    """What an earlier run wrote, as YAML or JSON, of how it made its images."""
+    path = folder.root / name
+    try:
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        kept = error
+    if not isinstance(kept, dict):
+        raise ValueError(
+            f"how the images in {folder.root} were made is not known, as {path} is missing or "
+            f"damaged; {START_OVER}"
+        )
+    return kept
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what the images are, by the names of their options."""
-    found = {"trainer.precision": config.get("trainer", {}).get("precision")}
+    found = {"trainer.precision": config.get("trainer", {}).get("precision") or "32-true"}
     for group in ("model", "data"):
         found[group] = config.get(group, {}).get("class_path")
         settings = config.get(group, {}).get("init_args", {})
         found |= {f"{group}.{name}": value for name, value in settings.items()}
+    if found.get("data.source"):
+        found["data.source"] = os.path.abspath(found["data.source"])
     return {name: value for name, value in found.items() if name not in INDIFFERENT}
 
 

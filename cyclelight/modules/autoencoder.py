@@ -11,11 +11,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from cyclelight.autoencoder import Autoencoder
-from cyclelight.autoencoder_folder import autoencoder_state, rebuild, save_autoencoder
+from cyclelight.autoencoder_folder import MARK, autoencoder_state, rebuild, save_autoencoder
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import log_images
 from cyclelight.loss import finite
 from cyclelight.metrics.faithfulness import psnr
+from cyclelight.model_folder import check_place
 from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
 from cyclelight.noise import step_generator
@@ -173,6 +174,10 @@ class AutoencoderModule(Trained):
             "versions": versions(),
         }
 
+    def on_fit_start(self) -> None:
+        """Refuse now, rather than at the end, to put it in the place of something else."""
+        check_place(self._folder, *MARK)
+
     def on_fit_end(self) -> None:
         """Write the autoencoder folder; the weights are the averaged ones by now."""
         if self.trainer.interrupted:
@@ -180,5 +185,10 @@ class AutoencoderModule(Trained):
         weights = whole(self.network.state_dict())
         if not self.trainer.is_global_zero:
             return
-        folder = Path(self.trainer.default_root_dir) / "autoencoder"
-        log.info("Wrote the autoencoder to %s", save_autoencoder(folder, self.finished(weights)))
+        made = save_autoencoder(self._folder, self.finished(weights))
+        log.info("Wrote the autoencoder to %s", made)
+
+    @property
+    def _folder(self) -> Path:
+        """Where the autoencoder is written to."""
+        return Path(self.trainer.default_root_dir) / "autoencoder"

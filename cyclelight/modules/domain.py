@@ -19,12 +19,14 @@ from cyclelight.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domain import Domain
 from cyclelight.domain_folder import (
     CHECKPOINT_ENTRY,
+    MARK,
     check_domain_path,
     load_domain,
     network_config,
     save_domain,
 )
 from cyclelight.loss import Weighting, denoising_loss, finite
+from cyclelight.model_folder import check_place
 from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks import NetworkSettings, blocks, resize
 from cyclelight.networks.unet import UNetSettings
@@ -268,6 +270,10 @@ class DomainModule(Trained):
             raise ValueError(f"the checkpoint works on {theirs}, not on {self.domain.space}")
         super().on_load_checkpoint(checkpoint)
 
+    def on_fit_start(self) -> None:
+        """Refuse now, rather than at the end, to put the domain in the place of something else."""
+        check_place(self._folder, *MARK)
+
     def on_fit_end(self) -> None:
         """Write the domain folder; the weights are the averaged ones by now."""
         if self.trainer.interrupted:
@@ -276,7 +282,7 @@ class DomainModule(Trained):
         if not self.trainer.is_global_zero:
             return
         folder = save_domain(
-            Path(self.trainer.default_root_dir) / "domain",
+            self._folder,
             self.denoiser.network,
             self.denoiser.schedule,
             prediction_type=self.denoiser.prediction_type,
@@ -286,3 +292,8 @@ class DomainModule(Trained):
             weights=weights,
         )
         log.info("Wrote the domain to %s", folder)
+
+    @property
+    def _folder(self) -> Path:
+        """Where the domain is written to."""
+        return Path(self.trainer.default_root_dir) / "domain"
