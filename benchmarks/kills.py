@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/kills.py --kills 20
 
-Each kill is one run that ends by a signal, followed by one that goes on. Equal means: of a fit, all
-tensors of its last checkpoint (raw and averaged weights, optimizer) to the last bit; of a
-translation, all files (images, manifest, metrics, gallery) byte for byte. A fit gets SIGKILL and
-SIGTERM in turn and saves every 5 steps; a translation gets SIGKILL. Networks are tiny, on one
-thread; runs are forked from this process, so that modules are loaded once.
+Each kill is one run that ends by a signal, followed by one that goes on. Equal means to the last
+bit: of a fit, its domain, all tensors of the checkpoints that it keeps (raw and averaged weights,
+optimizer) and the curve of its validations; of a translation, all files (images, manifest, metrics,
+gallery). A fit gets SIGKILL and SIGTERM in turn; it validates and saves every
+6 steps, and a process of its own decodes its images. A translation gets SIGKILL. Networks are tiny,
+on one thread; runs are forked from this process, so that modules are loaded once.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from PIL import Image
 from tabulate import tabulate
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cyclelight.checkpoints import newest_checkpoint
 from cyclelight.cli import main
@@ -29,6 +31,7 @@ from cyclelight.domain_folder import save_domain
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.outputs import RunFolder
 from cyclelight.schedule import NoiseSchedule
+from datamodules import reading
 
 CATS = Path(__file__).parents[1] / "docs" / "demo" / "cats"
 TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8, dropout=0.1)
@@ -36,7 +39,7 @@ STEPS = 40
 
 
 def fit(output: Path) -> list[str]:
-    """A fit of 40 steps in epochs of 3, with validations; a few seconds."""
+    """A fit of 40 steps in epochs of 3, a few seconds."""
     network = "{block_out_channels: [8, 16], layers_per_block: 1, attention_resolutions: [], "
     return words(
         "fit",
@@ -49,10 +52,12 @@ def fit(output: Path) -> list[str]:
             "model.warmup_steps": 10,
             "data.root": CATS,
             "data.batch_size": 2,
-            "checkpoint.every_n_train_steps": 5,
+            "data.num_workers": 1,
+            "checkpoint.monitor": "val/loss",
+            "checkpoint.save_top_k": -1,
+            "trainer.check_val_every_n_epoch": 2,
             "trainer.max_steps": STEPS,
             "trainer.max_epochs": -1,
-            "trainer.logger": "false",
             "trainer.enable_model_summary": "false",
             "ckpt_path": "last",
         },
@@ -69,7 +74,7 @@ def predict(output: Path) -> list[str]:
 
 def words(command: str, output: Path, settings: dict[str, Any]) -> list[str]:
     """The words of a command line."""
-    settings |= {"output": output, "data.num_workers": 0, "trainer.accelerator": "cpu"}
+    settings |= {"output": output, "trainer.accelerator": "cpu"}
     settings["trainer.enable_progress_bar"] = "false"
     return [command, *(f"--{name}={value}" for name, value in settings.items())]
 
@@ -91,11 +96,18 @@ def wait(pid: int) -> int:
 
 
 def fitted(folder: Path) -> Any:
-    """All that a fit computes, as nested values, and its domain folder's card."""
-    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    """All that a fit computes, as nested values."""
     parts = ("global_step", "state_dict", "current_model_state", "averaging_state")
-    kept = {part: state[part] for part in (*parts, "optimizer_states", "lr_schedulers")}
-    return flat(kept), (folder / "domain" / "domain.json").read_text()
+    kept = {}
+    for path in (folder / "checkpoints").glob("epoch*.ckpt"):
+        state = torch.load(path, weights_only=True)
+        kept[path.name] = {p: flat(state[p]) for p in (*parts, "optimizer_states", "lr_schedulers")}
+    assert len(kept) == STEPS // 6
+    logs = EventAccumulator(str(folder / "logs"), size_guidance={"scalars": 0})
+    logs.Reload()
+    curve = {event.step: event.value for event in logs.Scalars("val/loss")}
+    domain = {p.name: p.read_bytes() for p in (folder / "domain").rglob("*") if p.is_file()}
+    return kept, curve, domain
 
 
 def flat(value: Any) -> Any:
@@ -152,7 +164,7 @@ def table(
     def same(folder: Path) -> bool:
         try:
             return bool(result(folder) == expected)
-        except OSError:
+        except (OSError, AssertionError):
             return False
 
     while len(rows) < kills:
@@ -179,6 +191,7 @@ def run() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     random.seed(options.seed)
+    reading.MEMORY_LIMIT = 0  # Few images would else be decoded once, by the fit itself.
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for seed, name in enumerate(("cat", "dog")):

@@ -239,3 +239,12 @@ def test_test_gives_the_figures_of_an_autoencoder(
     assert "AutoencoderModule has no domain to sample" in capsys.readouterr().err
     assert main(["test", *options, "--scores.samples", "0"]) == 0
     assert "test/psnr" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_finished_fit_run_again_writes_the_same_autoencoder(tmp_path: Path) -> None:
+    fit(module(), tmp_path, 3)
+    folder = tmp_path / "autoencoder"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fit(module(), tmp_path, 3, tmp_path / "checkpoints" / "last.ckpt")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -21,6 +21,7 @@ from cyclelight.cli import main
 from cyclelight.modules.domain import DomainModule
 from datamodules.order import TrainingOrder
 
+WEIGHTS = "domain/unet/diffusion_pytorch_model.safetensors"
 CATS = str(Path(__file__).parents[1] / "docs" / "demo" / "cats")
 # Lightning 2.6 with torch 2.15.
 pytestmark = [
@@ -113,8 +114,8 @@ def assert_same_fit(one: Path, other: Path) -> None:
         assert_same(a[part], b[part], part)
     assert_same(a["lr_schedulers"], b["lr_schedulers"])
     assert (a["global_step"], a["epoch"]) == (b["global_step"], b["epoch"])
-    for file in ("domain.json", "unet/diffusion_pytorch_model.safetensors"):
-        assert (one / "domain" / file).read_bytes() == (other / "domain" / file).read_bytes()
+    for file in ("domain/domain.json", WEIGHTS):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
 # Saves at the end too, for the comparison.
@@ -187,11 +188,10 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(
 
 def test_a_finished_fit_run_again_writes_the_same_domain(tmp_path: Path) -> None:
     """Lightning ends it without a step, and without the hooks of its end."""
-    weights = tmp_path / "domain" / "unet" / "diffusion_pytorch_model.safetensors"
     assert main(arguments(tmp_path, *END)) == 0
-    before = weights.read_bytes()
+    before = (tmp_path / WEIGHTS).read_bytes()
     assert main(arguments(tmp_path, *END, "--ckpt_path", "last")) == 0
-    assert weights.read_bytes() == before
+    assert (tmp_path / WEIGHTS).read_bytes() == before
 
 
 class Validations(Callback):
@@ -207,8 +207,7 @@ class Validations(Callback):
 def chosen(root: Path) -> dict[str, Any]:
     """The weights that the fit kept for their losses, and its domain."""
     kept = {p.name: torch.load(p)["state_dict"] for p in root.glob("checkpoints/epoch*.ckpt")}
-    weights = root / "domain" / "unet" / "diffusion_pytorch_model.safetensors"
-    return {**kept, "domain": load_file(weights)}
+    return {**kept, "domain": load_file(root / WEIGHTS)}
 
 
 @pytest.mark.parametrize(
@@ -248,6 +247,17 @@ def test_no_validation_is_lost(
             assert main(arguments(root, *words, "--ckpt_path", "last")) == 0
         assert Validations.seen == seen, batch
         assert_same(chosen(root), whole, str(batch))
+
+
+def test_a_finished_fit_goes_on_with_more_steps(tmp_path: Path) -> None:
+    """From the checkpoint of its end, which has the weights themselves, not their average alone."""
+    constant = ("--model.lr_schedule", "constant")
+    longer = (*constant, "--trainer.max_steps", 12, "--checkpoint.every_n_train_steps", 12)
+    assert main(arguments(tmp_path / "whole", *longer)) == 0
+    assert main(arguments(tmp_path / "parts", *constant)) == 0
+    assert main(arguments(tmp_path / "parts", *longer, "--ckpt_path", "last")) == 0
+    one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
+    assert_same(one, other)
 
 
 @pytest.mark.parametrize("lr_schedule", ["constant", "cosine"])

@@ -226,6 +226,23 @@ def test_what_made_the_images_must_be_known(
     assert files(tmp_path) == before
 
 
+def test_the_configuration_is_written_whole(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped while it writes leaves the one that made the images."""
+    assert main(options(here, tmp_path)) == 0
+    before, replace = (tmp_path / "config.yaml").read_text(), os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target).name == "config.yaml":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert main(options(here, tmp_path, "--data.batch_size", 3)) == 130
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
 def test_the_same_under_other_names_goes_on(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
