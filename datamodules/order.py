@@ -44,8 +44,10 @@ class Epochs(DistributedSampler[T]):
             batches: in an epoch of this process, before the trainer's limit.
             batch_size: items in a batch.
         """
-        # Lightning knows only one kind of loader that can resume, and this is not it.
-        warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
+        # Lightning knows only one kind of loader that can resume, and this is not it. It takes its
+        # place for `overfit_batches`, and cannot resume then.
+        if not trainer.overfit_batches:  # type: ignore[attr-defined]
+            warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader")
         limit = trainer.limit_train_batches
         whole = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
         # Lightning's number of the epoch depends on when it was saved.

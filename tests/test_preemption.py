@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.checkpoints import AtomicCheckpoints, damage, newest_checkpoint
@@ -215,6 +216,7 @@ def chosen(root: Path) -> dict[str, Any]:
     [
         ({}, (3, 6, 8)),
         ({"trainer.val_check_interval": 2}, (2, 3)),
+        ({"trainer.check_val_every_n_epoch": 2, "checkpoint.every_n_train_steps": 3}, (3, 4, 6)),
         *(
             pytest.param(settings, range(1, 9), marks=pytest.mark.slow)
             for settings in [
@@ -247,6 +249,22 @@ def test_no_validation_is_lost(
             assert main(arguments(root, *words, "--ckpt_path", "last")) == 0
         assert Validations.seen == seen, batch
         assert_same(chosen(root), whole, str(batch))
+
+
+def curve(root: Path) -> list[tuple[int, float]]:
+    """The losses of the training steps, as TensorBoard shows them."""
+    logs = EventAccumulator(str(root / "logs"))
+    logs.Reload()
+    return [(event.step, event.value) for event in logs.Scalars("train/loss")]
+
+
+def test_no_step_is_missing_in_the_curve(tmp_path: Path) -> None:
+    logged = ("--trainer.logger", "true")
+    assert main(arguments(tmp_path / "whole", *logged)) == 0
+    assert main(arguments(tmp_path / "parts", *logged, *kill(4))) == 143
+    assert main(arguments(tmp_path / "parts", *logged, "--ckpt_path", "last")) == 0
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert len(curve(tmp_path / "whole")) == 8
 
 
 def test_a_finished_fit_goes_on_with_more_steps(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Wherever a checkpoint is saved, what follows it is what followed it without it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
 from cyclelight.callbacks.resumption import Resumption
@@ -16,6 +18,7 @@ from datamodules.order import TrainingOrder
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val"),
     pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
 ]
 
@@ -34,8 +37,11 @@ class Line(LightningModule):
     def validation_step(self, batch: list[Tensor], index: int) -> None:
         self.log("val", self.line(batch[0]).mean())
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.01)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.01)
+        rates = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
+        scheduler = {"scheduler": rates, "monitor": "val", "interval": "epoch", "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def train_dataloader(self) -> DataLoader[Any]:
         numbers = TensorDataset(torch.arange(6.0).view(6, 1))
@@ -47,11 +53,14 @@ class Line(LightningModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(TensorDataset(torch.ones(2, 1)))
+        return DataLoader(TensorDataset(torch.tensor([[1.0], [7.0], [-3.0]])))
 
 
-class Course(Callback):
-    """Notes what happens, and saves a checkpoint at each place if there is a folder for it."""
+class Course(Checkpoint):
+    """Notes what happens, and saves a checkpoint at each place if there is a folder for it.
+
+    Lightning calls it last, as it does those that save.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -84,15 +93,20 @@ class Course(Callback):
         self.note("end of epoch", trainer, trainer.callback_metrics.get("val"))
 
 
-def fit(course: Course, workers: int, path: Path | None = None, **settings: Any) -> Course:
+def fit(
+    course: Course,
+    workers: int = 0,
+    path: Path | None = None,
+    more: Sequence[Callback] = (),
+    **settings: Any,
+) -> Course:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[Resumption(), course],
+        callbacks=[Resumption(), *more, course],
         **settings,
     )
     torch.manual_seed(0)
@@ -115,6 +129,7 @@ def fit(course: Course, workers: int, path: Path | None = None, **settings: Any)
                 {"max_steps": 8, "val_check_interval": 2, "check_val_every_n_epoch": None},
                 {"max_steps": 8, "limit_val_batches": 0},
                 {"max_steps": 8, "limit_train_batches": 2},
+                {"max_steps": 8, "limit_train_batches": 0.9},
                 {"max_epochs": 3},
                 {"max_epochs": 3, "check_val_every_n_epoch": 2},
                 {"max_epochs": 3, "limit_val_batches": 0},
@@ -131,3 +146,23 @@ def test_every_place(tmp_path: Path, settings: dict[str, Any], workers: int) -> 
         if whole.events[noted - 1][1] == last:
             rest = []  # Nothing is done any more by a fit that has done its last step.
         assert fit(Course(), workers, path, **settings).events == rest, path.name
+
+
+def test_patience_stays_lost(tmp_path: Path) -> None:
+    """A fit that an EarlyStopping ends, and one that it has ended, takes no batch more."""
+
+    def impatient() -> list[Callback]:
+        return [EarlyStopping("val", mode="max", patience=2)]
+
+    whole = fit(Course(tmp_path), more=impatient(), max_epochs=9)
+    assert whole.events[-1][2] == 2  # Each value is below the first.
+    for path, noted in whole.saved.items():
+        rest = fit(Course(), path=path, more=impatient(), max_epochs=9).events
+        assert rest == whole.events[noted:], path.name
+
+
+def test_lost_gradients_are_told(tmp_path: Path) -> None:
+    settings = {"max_steps": 2, "accumulate_grad_batches": 2, "limit_val_batches": 0}
+    amid, *_ = fit(Course(tmp_path), **settings).saved
+    with pytest.warns(UserWarning, match="amid the batches of one step"):
+        fit(Course(), path=amid, **settings)

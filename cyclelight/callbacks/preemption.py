@@ -79,11 +79,13 @@ class Preemption(Checkpoint):
     ) -> None:
         """Stop here, but not amid the batches of one step: their gradients cannot be saved.
 
-        After the last step the fit comes to its end by itself.
+        After the last step of `max_steps` the fit comes to its end by itself.
         """
         if trainer.global_step in (self._step, trainer.max_steps) or not self._asked(trainer):
             return
         trainer.save_checkpoint(self.path)
+        # What Lightning would do next, so that the logs have this step, too.
+        trainer._logger_connector.update_train_step_metrics()
         self._stop(trainer, f"stopped after step {trainer.global_step}, saved in {self.path}")
 
     def _asked(self, trainer: Trainer) -> bool:
