@@ -20,7 +20,8 @@ $(STAMP): pyproject.toml requirements.lock
 	@# venv over a half-made environment repairs it; over a good one it is not run.
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock --editable .
+	@# Compiled here, since where Python may not write it would compile at each start.
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock --editable .
 	@touch $@
 
 test: $(STAMP) ## run the tests, but for the slow ones

@@ -13,11 +13,11 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from sys import intern
-from typing import TypedDict
+from typing import TypedDict, TypeGuard
 from uuid import uuid4
 
 import numpy as np
@@ -40,7 +40,7 @@ class Entry(TypedDict):
     seed: int
 
 
-DOMAINS = "domains.json"
+IMAGES, DOMAINS = "images", "domains.json"
 MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
 """What a run makes of its images at the end."""
 
@@ -71,9 +71,11 @@ def sole_use(root: Path) -> Iterator[None]:
                 f"{root} is on a file system without locks: let no other run write there",
                 stacklevel=2,
             )
-        for path in root.rglob(".*.tmp"):
-            if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
-                path.unlink()
+        # Not in other folders, where other runs may be at work.
+        for found in (root.glob, (root / IMAGES).rglob, (root / "checkpoints").glob):
+            for path in found(".*.tmp"):
+                if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
+                    path.unlink()
         yield
 
 
@@ -138,7 +140,7 @@ class RunFolder:
 
     def _output(self, key: str) -> str:
         """`image_path`, relative to the run folder."""
-        return f"images/{self._names[key]}"
+        return f"{IMAGES}/{self._names[key]}"
 
     def write_image(self, key: str, pixels: Tensor) -> Path:
         """Write (H, W, 3), uint8, as PNG, atomically; the path."""
@@ -175,10 +177,9 @@ class RunFolder:
             return
         with self.manifest_path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                with suppress(json.JSONDecodeError):
+                with suppress(ValueError, RecursionError):
                     entry = json.loads(line, object_pairs_hook=_one_name_for_all)
-                    whole = isinstance(entry, dict) and entry.keys() == Entry.__annotations__.keys()
-                    if whole and line.endswith("\n"):
+                    if _is_entry(entry):
                         yield entry
 
     def finished(self) -> dict[str, Entry]:
@@ -231,7 +232,8 @@ class RunFolder:
         taken = set(self._names.values())
         entries = {}
         for key, entry in self.manifest().items():
-            path, free = self.root / entry["output"], entry["output"][len("images/") :] not in taken
+            path = self.root / entry["output"]
+            free = entry["output"].removeprefix(f"{IMAGES}/") not in taken
             ours = key in self._names
             right = entry["output"] == self._output(key) if ours else free
             if right and path.is_file():
@@ -240,6 +242,10 @@ class RunFolder:
                 path.unlink(missing_ok=True)
         self._rewrite(entries)
         return sum(key not in self._names for key in entries)
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Take these out of the manifest: their images are to be made anew."""
+        self._rewrite({key: e for key, e in self.manifest().items() if key not in keys})
 
     def clear(self) -> None:
         """Remove the images that the manifest lists, it, and what was made of them."""
@@ -255,6 +261,15 @@ class RunFolder:
         path = self.manifest_path
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in entries.values())
+
+
+def _is_entry(entry: object) -> TypeGuard[Entry]:
+    """Whether it may be one of ours: the file that it names may be removed."""
+    if not isinstance(entry, dict) or entry.keys() != Entry.__annotations__.keys():
+        return False
+    texts, output = [entry[name] for name in entry if name != "seed"], entry["output"]
+    typed = isinstance(entry["seed"], int) and all(isinstance(text, str) for text in texts)
+    return typed and output.startswith(f"{IMAGES}/") and "/../" not in output
 
 
 def _one_name_for_all(pairs: list[tuple[str, object]]) -> dict[str, object]:

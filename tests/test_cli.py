@@ -294,6 +294,20 @@ def test_what_others_raise_is_told_in_our_words(
     assert line in error and error.count("\n") == 1
 
 
+def test_a_signal_is_told_whatever_becomes_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within torch's loading of weights it becomes a ValueError of no cause."""
+
+    def run() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            raise ValueError("could not determine the shape") from None
+        return 0
+
+    assert guarded(run) == 143
+    assert capsys.readouterr().err == "terminated; what was finished is kept\n"
+
+
 def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)  # What Python makes of `>&-`.
     assert guarded(lambda: 0) == 0

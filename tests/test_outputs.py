@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclelight.outputs import RunFolder, atomic, output_names, write_json, write_text
+from cyclelight.outputs import RunFolder, atomic, output_names, sole_use, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,41 @@ def test_what_is_no_entry_is_ignored(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, ["a.jpg"])
     folder.add_to_manifest("a.jpg", "a.jpg", "0", 0)
     with folder.manifest_path.open("ab") as file:
-        file.write(b'17\n{}\n{"key": "b"}\n\xff\n')
-    assert list(folder.manifest()) == ["a.jpg"]
+        file.write(b'17\n{}\n{"key": "b"}\n\xff\n' + b"[" * 100_000 + b"\n" + b"9" * 5000 + b"\n")
+        (entry,) = folder.entries()
+        wrong = {"key": 5, "source": None, "digest": [], "output": {}, "seed": "0"}
+        for name, value in wrong.items():
+            file.write(json.dumps({**entry, name: value}).encode() + b"\n")
+    assert list(folder.entries()) == [entry]
+
+
+@pytest.mark.parametrize("output", ["../a.png", "images/../../a.png", "{outside}", "config.yaml"])
+def test_no_entry_has_a_file_removed_that_is_no_image(tmp_path: Path, output: str) -> None:
+    outside, root = tmp_path / "a.png", tmp_path / "run"
+    output = output.format(outside=outside)
+    folder = RunFolder(root, ["a.jpg"])
+    folder.write_image("a.jpg", torch.zeros(2, 2, 3, dtype=torch.uint8))
+    files = [outside, root / "config.yaml"]
+    for path in files:
+        path.write_text("mine")
+    entry = dict(key="a.jpg", source="a.jpg", digest="0", output=output, seed=0)
+    folder.manifest_path.write_text(json.dumps(entry) + "\n")
+    folder.open_manifest()
+    folder.manifest_path.write_text(json.dumps(entry) + "\n")
+    folder.clear()
+    assert all(path.is_file() for path in files)
+
+
+def test_only_temporary_files_of_this_run_are_removed(tmp_path: Path) -> None:
+    ours = f".{'0' * 32}.tmp"
+    removed = [tmp_path / ours, *(tmp_path / f / ours for f in ("images/sub", "checkpoints"))]
+    kept = [tmp_path / ".notes.tmp", tmp_path / "images" / ".x.tmp", tmp_path / "other" / ours]
+    for path in [*removed, *kept]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with sole_use(tmp_path):
+        assert not any(path.exists() for path in removed)
+        assert all(path.exists() for path in kept)
 
 
 def test_a_later_run_goes_on(tmp_path: Path) -> None:

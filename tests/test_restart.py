@@ -207,6 +207,99 @@ def test_sources_that_have_changed_are_translated_again(here: Path, tmp_path: Pa
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.filterwarnings("ignore:.*are other ones than those")
+@pytest.mark.parametrize(
+    ("moment", "written", "back"),
+    [("write_image", 0, False), ("write_image", 0, True), ("add_to_manifest", 1, True)],
+)
+def test_a_run_killed_beside_a_write_goes_on(
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    written: int,
+    back: bool,
+) -> None:
+    """With a source that has changed, also if it is changed back."""
+    sources = tmp_path / "sources"
+    shutil.copytree(here / "sources", sources)
+    args = options(here, tmp_path / "out", "--data.source", sources)
+    assert main(args) == 0
+    before = files(tmp_path / "out")
+    shutil.copy(sources / "4.png", sources / "3.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert apart(args) == -signal.SIGKILL
+    after = files(tmp_path / "out")
+    assert sum(after[name] != before[name] for name in before if "images/" in name) == written
+    if back:
+        shutil.copy(here / "sources" / "3.png", sources / "3.png")
+    assert main(args) == 0
+    again = options(here, tmp_path / "anew", "--data.source", sources)
+    assert back or main(again) == 0
+    assert files(tmp_path / "out") == (before if back else files(tmp_path / "anew"))
+
+
+def test_overwriting_waits_until_all_is_loaded(here: Path, whole: Path, tmp_path: Path) -> None:
+    """What fails before leaves the images, and what is known of them, as they were."""
+    shutil.copytree(whole, tmp_path / "out")
+    shutil.copytree(here / "sources", tmp_path / "sources")
+    shutil.copytree(here / "dog", tmp_path / "dog")
+    (tmp_path / "sources" / "3.png").write_bytes(b"no image")
+    network = tmp_path / "dog" / "unet" / "config.json"  # Which its weights will not fit.
+    network.write_text(network.read_text().replace('layers_per_block": 1', 'layers_per_block": 2'))
+    args = options(here, tmp_path / "out", "--overwrite", "--model.steps", 5)
+    for spoilt in (
+        ["--data.source", tmp_path / "sources"],
+        ["--scores.weights", tmp_path / "none"],
+        ["--model.target", tmp_path / "dog"],
+    ):
+        assert main([*args, *map(str, spoilt)]) in (1, 2)
+        assert files(tmp_path / "out") == files(whole)
+        config = (tmp_path / "out" / "config.yaml").read_text()
+        assert config == (whole / "config.yaml").read_text()
+
+
+def test_a_source_that_cannot_be_read_any_more_is_skipped(here: Path, tmp_path: Path) -> None:
+    """Its translation stays; the figures are of the others."""
+    sources = tmp_path / "sources"
+    shutil.copytree(here / "sources", sources)
+    args = options(here, tmp_path / "out", "--data.source", sources)
+    assert main(args) == 0
+    before = files(tmp_path / "out")
+    (sources / "3.png").write_bytes(b"no image")
+    assert main(args) == 1
+    assert files(tmp_path / "out") == before
+    with pytest.warns(UserWarning, match="skip"):
+        assert main([*args, "--data.on_error", "skip"]) == 0
+    after = files(tmp_path / "out")
+    assert [name for name in before if "images/" in name and after[name] != before[name]] == []
+    assert len(after["metrics.csv"].splitlines()) == len(before["metrics.csv"].splitlines()) - 1
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("sources", "lies in --data.source"),
+        ("sources/sub/out", "lies in --data.source"),
+        ("", "--output: the name of the folder is empty"),
+        ("fit", "is that of a fit"),
+        ("out", "are themselves the images of the output folder"),
+    ],
+)
+def test_a_run_keeps_apart_from_its_sources(
+    here: Path, tmp_path: Path, output: str, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / ("out/images" if output == "out" else "sources")
+    shutil.copytree(here / "sources", source)
+    (tmp_path / "fit" / "checkpoints").mkdir(parents=True)
+    before, root = files(tmp_path), tmp_path / output if output else ""
+    assert main(options(here, Path(root), "--data.source", source, "--output", root)) == 2
+    error = capfd.readouterr().err
+    assert told in error and error.count("\n") == 1 and files(tmp_path) == before
+
+
 def test_what_made_the_images_must_be_known(
     here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,7 +307,8 @@ def test_what_made_the_images_must_be_known(
     before = files(tmp_path)
     for name in ("config.yaml", "domains.json"):
         content = (tmp_path / name).read_text()
-        for damaged in ("", "a: [", "17"):
+        cut = content[: content.index("init_args:") + 10] if name == "config.yaml" else "{"
+        for damaged in ("", "a: [", "17", "a: 2001-99-99", "[" * 5000, cut):
             (tmp_path / name).write_text(damaged)
             capfd.readouterr()
             assert main(options(here, tmp_path)) == 2
@@ -248,8 +342,12 @@ def test_the_same_under_other_names_goes_on(
 ) -> None:
     assert main(options(here, tmp_path)) == 0
     monkeypatch.chdir(here)
-    same = ("--data.source", "sources/", "--model.source", "cat", "--trainer.precision", "32-true")
+    same = ("--data.source", "sources/", "--model.source", "cat", "--trainer.precision", 32)
     assert main(options(here, tmp_path, *same)) == 0
+    shutil.copytree(here / "sources", tmp_path / "other" / "sources")
+    monkeypatch.chdir(tmp_path / "other")
+    assert main(options(here, tmp_path, *same[:2])) == 2
+    assert main(options(here, tmp_path)) == 0
 
 
 def test_other_settings_are_refused_by_name(
@@ -282,7 +380,7 @@ def test_other_weights_of_the_same_name_are_refused(
     save_domain(tmp_path / "dog", trained_on, NoiseSchedule(), card={"name": "dog"})
     assert main(args) == 2
     error = capfd.readouterr().err
-    assert f"by other weights than --model.target {tmp_path / 'dog'} has" in error
+    assert f"by other weights than those of --model.target {tmp_path / 'dog'};" in error
     assert error.count("\n") == 1 and files(tmp_path / "out") == before
     assert main([*args, "--overwrite"]) == 0
     after = files(tmp_path / "out")

@@ -71,9 +71,12 @@ class Gallery(Callback):
         before = callbacks[: callbacks.index(self)]
         if not any(isinstance(callback, ImageWriter) for callback in before):
             raise ValueError("the callback Gallery shows what ImageWriter writes: add it before")
-        self._folder = run_folder(trainer)
         if trainer.is_global_zero:
             self._references = translation_data(trainer).reference_pixels(self.max_pairs)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An error before this has nothing to show."""
+        self._folder = run_folder(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After that of `ImageWriter`, where all processes have written their last image."""
@@ -97,7 +100,9 @@ class Gallery(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
         assert self._folder is not None
         folder, data = self._folder, translation_data(trainer)
-        finished = folder.finished()
+        assert data.images is not None
+        readable = {key for key, _ in data.images.files}
+        finished = {key: entry for key, entry in folder.finished().items() if key in readable}
         if not finished:
             return
         measures = [c for c in trainer.callbacks if isinstance(c, Figures)]  # type: ignore[attr-defined]

@@ -34,13 +34,24 @@ class ImageWriter(Callback):
     Predictions are (B, 3, R, R), float [-1, 1], of batches with `key` and `path`; the module has a
     `seed`. With several processes each writes its own images. What an earlier run has finished in
     the same folder is left out of the data.
+
+    Args:
+        overwrite: begin anew: remove what an earlier run left, and leave nothing out.
     """
+
+    def __init__(self, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Here rather than later, so that a bad output folder stops the run before models load."""
         if stage != "predict":
             return
         self.folder = run_folder(trainer)
+        data = translation_data(trainer)
+        assert data.images is not None, "the data's setup comes first"
+        if self.overwrite:
+            data.done = frozenset()
+            return
         if trainer.is_global_zero:
             others = self.folder.open_manifest()
             if others:
@@ -52,15 +63,22 @@ class ImageWriter(Callback):
         # No process begins before all are past the next barrier, when the loaders are made. That
         # the images are there was seen to already, by one process for all.
         known = {entry["key"]: entry["digest"] for entry in self.folder.entries()}
-        data = translation_data(trainer)
-        assert data.images is not None, "the data's setup comes first"
         changed = data.images.changed(known)
         if changed:
             rank_zero_warn(
                 f"{len(changed)} images, such as {min(changed)}, are other ones than those that "
                 f"{self.folder.root} has translations of: they are translated again"
             )
+        if changed and trainer.is_global_zero:  # The others have read it: `changed` is of them all.
+            self.folder.forget(changed)
         data.done = known.keys() - changed
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what is to be overwritten only now, when all that may fail is loaded."""
+        if self.overwrite:
+            if trainer.is_global_zero:
+                self.folder.clear()
+            trainer.strategy.barrier()
 
     def on_predict_batch_end(
         self,

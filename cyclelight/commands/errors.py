@@ -33,19 +33,26 @@ def guarded(run: Callable[[], int]) -> int:
     SIGTERM and SIGUSR1 raise SystemExit(143) meanwhile: without this, Lightning ends a terminated
     fit with 0, and does not end a terminated predict at all.
     """
+    ending: list[SystemExit] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # Kept, since torch makes another error of it where it loads weights.
+        ending.append(SystemExit(143))
+        raise ending[0]
+
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
         before = {s: signal.getsignal(s) for s in HANDLED}
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, terminate)
         if before[signal.SIGUSR1] is signal.SIG_DFL:  # Job scripts ignore it until a fit heeds it.
-            signal.signal(signal.SIGUSR1, _terminate)
+            signal.signal(signal.SIGUSR1, terminate)
     try:
         code = run()
         if sys.stdout is not None:  # As it is if that was closed (`>&-`).
             sys.stdout.flush()
         return code
     except BaseException as error:
-        code, message = _judge(error)
+        code, message = _judge(ending[0] if ending else error)
         if message and os.environ.get(DEBUG):
             traceback.print_exception(error)
         if message:
@@ -58,10 +65,6 @@ def guarded(run: Callable[[], int]) -> int:
             # Lightning leaves SIGINT ignored after an interruption.
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    sys.exit(143)
 
 
 def _judge(error: BaseException) -> tuple[int, str | None]:

@@ -81,18 +81,21 @@ def evaluate(args: list[str]) -> int:
         real = SquareImages(files, resolution, mode, hint="")
         reference = _judge(judge, real, None, options, "reference")
     report = make_report(images, reference, judge, protocol, options.classes)
+    print(report)  # First, lest a folder that cannot be written to lose it.
     if options.output is not None:
         report.write(Path(options.output))
-    print(report)
     return 0
 
 
 def _check(options: Namespace) -> None:
     for name in ("translated", "reference", "output"):
         folder = options[name]
-        wrong = folder is not None and not Path(folder).is_dir()
-        if wrong and (name != "output" or Path(folder).exists()):
+        if folder is None or Path(folder).is_dir():
+            continue
+        if name != "output":
             raise ValueError(f"--{name}: no such folder {folder}")
+        if Path(folder).exists():
+            raise ValueError(f"--output: {folder} is a file")
     if options.reference is not None and len(list_images(options.reference)) < 2:
         raise ValueError(f"--reference: at least 2 images are needed in {options.reference}")
     if options.classes is not None:

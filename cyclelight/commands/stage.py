@@ -59,6 +59,7 @@ class Stage(LightningCLI):
     shards: ClassVar[bool] = False
     checkpoint_words: ClassVar[tuple[str | None, ...]] = (None,)
     config_name: ClassVar[str] = "config.yaml"
+    save_config: ClassVar[type[SaveConfig]] = SaveConfig
 
     def __init__(self, args: list[str]) -> None:
         self.args = list(args)
@@ -74,7 +75,7 @@ class Stage(LightningCLI):
         super().__init__(
             LightningModule if not self.helping else self.default_model,
             LightningDataModule if not self.helping else self.default_data,
-            save_config_callback=SaveConfig,
+            save_config_callback=self.save_config,
             save_config_kwargs={"save_to_log_dir": False, "config_filename": self.config_name},
             seed_everything_default=0,
             parser_kwargs={
@@ -139,6 +140,8 @@ class Stage(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """What cannot go well is known now; Lightning would notice after loading the data."""
+        if self.config.output == "":
+            raise UsageError("--output: the name of the folder is empty")
         check_strategy(self.config.trainer, shards=self.shards)
         path = self.config.get("ckpt_path")
         if path in self.checkpoint_words:

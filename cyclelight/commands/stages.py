@@ -1,13 +1,11 @@
 """fit, validate, test, predict: what each adds to a stage, and how it runs."""
 
 import logging
-import os
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,23 +20,16 @@ from cyclelight.callbacks.resumption import Resumption
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.checkpoints import AtomicCheckpoints, newest_checkpoint
+from cyclelight.commands.continuing import SaveRun, check_apart, check_same_run
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.stage import Stage, build
-from cyclelight.domain_folder import check_domain_path, fingerprint
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
-from cyclelight.outputs import DOMAINS, RunFolder, sole_use, write_json
+from cyclelight.outputs import RunFolder, sole_use
 from cyclelight.report import Report
 from datamodules.translation_images import TranslationImages
 
 log = logging.getLogger(__name__)
-
-INDIFFERENT = (
-    *("data.batch_size", "data.num_workers", "data.reference"),
-    *("model.source", "model.target"),  # Paths: `domains.json` knows the weights.
-)
-"""Settings that may change between two runs of `predict` into one folder."""
-START_OVER = "take another --output, or start over with --overwrite"
 
 
 class Fit(Stage):
@@ -129,6 +120,7 @@ class Predict(Stage):
     default_data = TranslationImages
     output_required = True
     takes_checkpoint = False
+    save_config = SaveRun
     scores: TranslationScores
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -151,8 +143,9 @@ class Predict(Stage):
         """With the writer of the images, the figures and the page that shows both."""
         shown = self.config_init.trainer.enable_progress_bar is not False
         bar = [TranslationProgress()] if shown else []
+        writer = ImageWriter(overwrite=self.overwrite)
         self.scores = TranslationScores(**self.config_init.scores)
-        self.trainer_defaults["callbacks"] = [ImageWriter(), self.scores, Gallery(), *bar]
+        self.trainer_defaults["callbacks"] = [writer, self.scores, Gallery(), *bar]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -161,7 +154,10 @@ def fit(args: list[str]) -> int:
     cli = build(Fit, args)
     with ExitStack() as stack:
         if cli.trainer.is_global_zero:
-            take_folder(stack, Path(cli.config.output))
+            try:
+                stack.enter_context(sole_use(Path(cli.config.output)))
+            except ValueError as error:
+                raise UsageError(str(error)) from error
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint())
     return 0
 
@@ -184,88 +180,19 @@ def test(args: list[str]) -> int:
 def predict(args: list[str]) -> int:
     """`lightning predict`; the exit code."""
     cli = build(Predict, args)
-    folder = RunFolder(cli.config.output)
     with ExitStack() as stack:
-        if cli.trainer.is_global_zero:
-            take_folder(stack, folder.root)
-            if cli.overwrite:
-                folder.clear()
         try:
+            folder = RunFolder(cli.config.output)
+            check_apart(cli.datamodule, folder)
+            if cli.trainer.is_global_zero:
+                stack.enter_context(sole_use(folder.root))
             if not cli.overwrite:
                 check_same_run(cli, folder)
-            if cli.trainer.is_global_zero:
-                keep_domains(cli, folder)
         except ValueError as error:
             raise UsageError(str(error)) from error
         cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     _show(cli.scores.report)
     return 0
-
-
-def take_folder(stack: ExitStack, folder: Path) -> None:
-    """Until the stack unwinds, no other run writes there; UsageError if one does."""
-    try:
-        stack.enter_context(sole_use(folder))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def check_same_run(cli: Predict, folder: RunFolder) -> None:
-    """ValueError if the images in the folder were made by other settings than the present ones."""
-    if not folder.manifest():
-        return
-    there = _decisive(_kept(folder, cli.config_name))
-    now = _decisive(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
-    names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
-    if names:
-        told = "; ".join(f"--{name} was {there.get(name)}, now {now.get(name)}" for name in names)
-        raise ValueError(f"the images in {folder.root} were made otherwise: {told}; {START_OVER}")
-
-
-def keep_domains(cli: Predict, folder: RunFolder) -> None:
-    """Note which weights make the images, in `domains.json`.
-
-    Raises:
-        ValueError: the images in the folder were made by other weights.
-    """
-    settings = cli.config.model.get("init_args", {})
-    names = [name for name in ("source", "target") if settings.get(name)]
-    now = {name: fingerprint(check_domain_path(settings[name], name)) for name in names}
-    there = _kept(folder, DOMAINS) if folder.manifest() else now
-    changed = [name for name in names if there.get(name) != now[name]]
-    if changed:
-        told = " and ".join(f"--model.{name} {settings[name]}" for name in changed)
-        raise ValueError(
-            f"the images in {folder.root} were made by other weights than {told} has; {START_OVER}"
-        )
-    write_json(folder.root / DOMAINS, now)
-
-
-def _kept(folder: RunFolder, name: str) -> dict[str, Any]:
-    """What an earlier run wrote, as YAML or JSON, of how it made its images."""
-    path = folder.root / name
-    try:
-        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        kept = error
-    if not isinstance(kept, dict):
-        raise ValueError(
-            f"how the images in {folder.root} were made is not known, as {path} is missing or "
-            f"damaged; {START_OVER}"
-        )
-    return kept
-
-
-def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what the images are, by the names of their options."""
-    found = {"trainer.precision": config.get("trainer", {}).get("precision") or "32-true"}
-    for group in ("model", "data"):
-        found[group] = config.get(group, {}).get("class_path")
-        settings = config.get(group, {}).get("init_args", {})
-        found |= {f"{group}.{name}": value for name, value in settings.items()}
-    if found.get("data.source"):
-        found["data.source"] = os.path.abspath(found["data.source"])
-    return {name: value for name, value in found.items() if name not in INDIFFERENT}
 
 
 def _show(report: Report | None) -> None:
