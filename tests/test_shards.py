@@ -207,7 +207,11 @@ def test_processes_share_the_images(make: Make) -> None:
         progress = SimpleNamespace(total=SimpleNamespace(processed=0))
         loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
-            world_size=2, global_rank=rank, fit_loop=loop, limit_train_batches=1.0
+            world_size=2,
+            global_rank=rank,
+            fit_loop=loop,
+            limit_train_batches=1.0,
+            overfit_batches=0,
         )
         loader = data.train_dataloader()
         assert len(loader) == 3
