@@ -96,5 +96,6 @@ def gather(judged: Judged) -> Judged:
 
 def progress(batches: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]:
     """The batches, with a bar on the first process if the trainer shows one."""
-    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    barred = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    shown = barred and len(batches) > 0
     return tqdm(batches, label, unit="batch", disable=not shown, leave=False)
