@@ -279,23 +279,31 @@ def test_a_source_that_cannot_be_read_any_more_is_skipped(here: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("source", "output", "told"),
     [
-        ("sources", "lies in --data.source"),
-        ("sources/sub/out", "lies in --data.source"),
-        ("", "--output: the name of the folder is empty"),
-        ("fit", "is that of a fit"),
-        ("out", "are themselves the images of the output folder"),
+        ("sources", "sources", "lies in --data.source"),
+        ("sources", "sources/sub/out", "lies in --data.source"),
+        ("sources/**/*.png", "sources/out", "lies in --data.source"),
+        ("sources/*.png", "sources", "lie where this run would write"),
+        ("out/images", "out", "lie where this run would write"),
+        ("sources", "", "--output: the name of the folder is empty"),
+        ("sources", "fit", "is that of a fit"),
     ],
 )
 def test_a_run_keeps_apart_from_its_sources(
-    here: Path, tmp_path: Path, output: str, told: str, capfd: pytest.CaptureFixture[str]
+    here: Path,
+    tmp_path: Path,
+    source: str,
+    output: str,
+    told: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    source = tmp_path / ("out/images" if output == "out" else "sources")
-    shutil.copytree(here / "sources", source)
+    for folder in ("sources", "out/images"):
+        shutil.copytree(here / "sources", tmp_path / folder)
     (tmp_path / "fit" / "checkpoints").mkdir(parents=True)
     before, root = files(tmp_path), tmp_path / output if output else ""
-    assert main(options(here, Path(root), "--data.source", source, "--output", root)) == 2
+    args = options(here, Path(root), "--data.source", tmp_path / source, "--output", root)
+    assert main(args) == 2
     error = capfd.readouterr().err
     assert told in error and error.count("\n") == 1 and files(tmp_path) == before
 

@@ -48,17 +48,16 @@ def check_apart(data: Any, folder: RunFolder) -> None:
     """ValueError if the run would write among its sources, or into the folder of a fit."""
     if not isinstance(data, TranslationImages):
         return  # Refused when the run begins.
-    root, source = folder.root.resolve(), Path(data.source)
-    if source.is_dir() and root.is_relative_to(source.resolve()):
+    root, searched = folder.root.resolve(), Path(data.source.partition("**")[0])
+    if searched.is_dir() and root.is_relative_to(searched.resolve()):
         raise ValueError(
             f"the output folder {folder.root} lies in --data.source {data.source}, so that its "
             f"images would be sources, too: take an --output elsewhere"
         )
     for parent in {path.parent for _, path in data.files}:
-        if parent.resolve().is_relative_to(root / IMAGES):
+        if parent.resolve() == root or parent.resolve().is_relative_to(root / IMAGES):
             raise ValueError(
-                f"the sources in {parent} are themselves the images of the output folder "
-                f"{folder.root}, which would be replaced: take another --output"
+                f"the sources in {parent} lie where this run would write: take another --output"
             )
     if (root / "checkpoints").is_dir():
         raise ValueError(f"the output folder {folder.root} is that of a fit: take another --output")
