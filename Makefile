@@ -50,7 +50,7 @@ format: $(STAMP) ## format the code and sort its imports
 demo: $(STAMP) ## translate cats into dogs; your own images: make demo IMAGES=path
 	@$(BIN)/lightning predict --config configs/translate/cat2dog.yaml \
 		--model.source checkpoints/cat --model.target checkpoints/dog \
-		--data.source "$(IMAGES)" --output demo
+		--data.source "$(IMAGES)" --output demo --overwrite
 	@echo "The sources beside their translations: demo/gallery.png. Your own: make demo IMAGES=path/to/images"
 
 lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock
