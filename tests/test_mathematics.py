@@ -10,12 +10,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from oracles import SCHEDULE, Gaussian, Recorded, Table, domain, vectors
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 import cyclelight
 from cyclelight import Domain, NoiseSchedule, TimeGrid
-from cyclelight.denoiser import NetworkDenoiser
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.steps import Step, add_noise, x_0_from_eps
 
@@ -278,28 +277,6 @@ def images(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=dtype) * 2 - 1
 
 
-class Quick(nn.Module):
-    """A random network of x_t and t that takes a fraction of the time of any UNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv2d(4, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1)
-        )
-
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        t = (timesteps / 1000).to(x.dtype).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
-        return self.layers(torch.cat([x, t], 1))  # type: ignore[no-any-return]
-
-
-def twins(folders: dict[str, Path], kind: Any, steps: int) -> list[Domain]:
-    """Two domains of equal weights: UNets from a folder, but for long chains."""
-    if steps < 1000:
-        return [cyclelight.load_domain(folders[kind]) for _ in range(2)]
-    return [domain(NetworkDenoiser(Quick(), SCHEDULE, prediction_type=kind), 16) for _ in range(2)]
-
-
 def counting(loaded: Domain) -> list[int]:
     calls: list[int] = []
     loaded.denoiser.network.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[attr-defined]
@@ -330,7 +307,7 @@ def test_equal_models_give_the_image_back(
     folders: dict[str, Path], kind: str, eta: float, steps: int, strength: float
 ) -> None:
     """Bit for bit in lockstep, with both networks called at every step; to rounding from a code."""
-    source, target = twins(folders, kind, steps)
+    source, target = cyclelight.load_domain(folders[kind]), cyclelight.load_domain(folders[kind])
     calls = counting(source), counting(target)
     settings = {"steps": steps, "eta": eta, "strength": strength}
     x = images()
@@ -353,7 +330,7 @@ def test_equal_models_give_the_image_back(
 def test_random_eps_networks_in_float32(
     folders: dict[str, Path], eta: float, steps: int, strength: float
 ) -> None:
-    source, target = twins(folders, "epsilon", steps)
+    source, target = (cyclelight.load_domain(folders["epsilon"]) for _ in range(2))
     settings = {"steps": steps, "eta": eta, "strength": strength}
     check_float32(source, target, settings, "epsilon")
 

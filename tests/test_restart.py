@@ -241,7 +241,9 @@ def test_a_run_killed_beside_a_write_goes_on(
     assert files(tmp_path / "out") == (before if back else files(tmp_path / "anew"))
 
 
-def test_overwriting_waits_until_all_is_loaded(here: Path, whole: Path, tmp_path: Path) -> None:
+def test_overwriting_waits_until_all_is_loaded(
+    here: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What fails before leaves the images, and what is known of them, as they were."""
     shutil.copytree(whole, tmp_path / "out")
     shutil.copytree(here / "sources", tmp_path / "sources")
@@ -250,12 +252,13 @@ def test_overwriting_waits_until_all_is_loaded(here: Path, whole: Path, tmp_path
     network = tmp_path / "dog" / "unet" / "config.json"  # Which its weights will not fit.
     network.write_text(network.read_text().replace('layers_per_block": 1', 'layers_per_block": 2'))
     args = options(here, tmp_path / "out", "--overwrite", "--model.steps", 5)
-    for spoilt in (
-        ["--data.source", tmp_path / "sources"],
-        ["--scores.weights", tmp_path / "none"],
-        ["--model.target", tmp_path / "dog"],
+    for option, spoilt, told in (
+        ("--data.source", "sources", "cannot read image"),
+        ("--scores.weights", "none", "network own_network:Pixels cannot be made"),
+        ("--model.target", "dog", "dog/unet cannot be read"),
     ):
-        assert main([*args, *map(str, spoilt)]) in (1, 2)
+        assert main([*args, option, str(tmp_path / spoilt)]) == 1
+        assert told in capfd.readouterr().err
         assert files(tmp_path / "out") == files(whole)
         config = (tmp_path / "out" / "config.yaml").read_text()
         assert config == (whole / "config.yaml").read_text()
