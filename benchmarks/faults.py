@@ -25,11 +25,11 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from tabulate import tabulate
 
-from cyclelight.checkpoints import damage
-from cyclelight.domain_folder import save_domain
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.outputs import RunFolder
-from cyclelight.schedule import NoiseSchedule
+from cyclelight.runs.checkpoints import damage
+from cyclelight.runs.folder import RunFolder
 
 CATS = Path(__file__).parents[1] / "docs" / "demo" / "cats"
 TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)

@@ -25,12 +25,12 @@ from PIL import Image
 from tabulate import tabulate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cyclelight.checkpoints import newest_checkpoint
 from cyclelight.cli import main
-from cyclelight.domain_folder import save_domain
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.outputs import RunFolder
-from cyclelight.schedule import NoiseSchedule
+from cyclelight.runs.checkpoints import newest_checkpoint
+from cyclelight.runs.folder import RunFolder
 from datamodules import reading
 
 CATS = Path(__file__).parents[1] / "docs" / "demo" / "cats"

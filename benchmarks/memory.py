@@ -25,11 +25,11 @@ import numpy as np
 import torch
 import torch.distributed
 
-from cyclelight.callbacks import judging
-from cyclelight.callbacks.judging import gather, make_report
-from cyclelight.metrics.judged import Judged
+from cyclelight.metrics import gather as judging
+from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.gather import gather, make_report
 from cyclelight.metrics.protocol import protocol
-from cyclelight.outputs import Entry, RunFolder
+from cyclelight.runs.folder import Entry, RunFolder
 
 DIM, BATCH, REFERENCE = 1280, 32, 500
 FIGURES = ("PSNR", "L2", "SSIM", "LPIPS")

@@ -18,8 +18,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from cyclelight.cli import main as lightning
-from cyclelight.outputs import write_text
-from cyclelight.page import evenly
+from cyclelight.files import write_text
+from cyclelight.runs.page import evenly
 from datamodules.reading import list_images
 
 ROOT = Path(__file__).parents[1]

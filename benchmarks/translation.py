@@ -19,10 +19,10 @@ import yaml
 from torch import Tensor
 
 import cyclelight
-from cyclelight.denoiser import Denoiser
-from cyclelight.domain_folder import save_domain
+from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.schedule import NoiseSchedule
 
 ROOT = Path(__file__).parents[1]
 

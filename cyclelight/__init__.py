@@ -1,90 +1,60 @@
 """CycleDiffusion on PyTorch Lightning: translation between image domains by their latent noises."""
 
-import sys
 from importlib import import_module
 from importlib.metadata import version
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cyclelight.autoencoder import Autoencoder
-    from cyclelight.autoencoder_folder import load_autoencoder, save_autoencoder
-    from cyclelight.decode import decode
-    from cyclelight.denoiser import NetworkDenoiser, Prediction
-    from cyclelight.domain import Domain
-    from cyclelight.domain_folder import load_domain, save_domain
-    from cyclelight.encode import CodeRecipe, encode, recipe
-    from cyclelight.invert import invert
-    from cyclelight.latent_code import LatentCode
-    from cyclelight.methods import CycleDiffusion
-    from cyclelight.noise import KeyedNoise
-    from cyclelight.sample import sample
-    from cyclelight.schedule import NoiseSchedule, TimeGrid
-    from cyclelight.translate import translate
+    from cyclelight.chains.decode import decode as decode
+    from cyclelight.chains.encode import encode as encode
+    from cyclelight.chains.invert import invert as invert
+    from cyclelight.chains.latent_code import LatentCode as LatentCode
+    from cyclelight.chains.sample import sample as sample
+    from cyclelight.diffusion.denoiser import NetworkDenoiser as NetworkDenoiser
+    from cyclelight.diffusion.denoiser import Prediction as Prediction
+    from cyclelight.diffusion.noise import KeyedNoise as KeyedNoise
+    from cyclelight.diffusion.schedule import NoiseSchedule as NoiseSchedule
+    from cyclelight.diffusion.schedule import TimeGrid as TimeGrid
+    from cyclelight.domains.autoencoder import Autoencoder as Autoencoder
+    from cyclelight.domains.autoencoder_folder import load_autoencoder as load_autoencoder
+    from cyclelight.domains.autoencoder_folder import save_autoencoder as save_autoencoder
+    from cyclelight.domains.domain import Domain as Domain
+    from cyclelight.domains.folder import load_domain as load_domain
+    from cyclelight.domains.folder import save_domain as save_domain
+    from cyclelight.methods.cyclediffusion import CycleDiffusion as CycleDiffusion
+    from cyclelight.methods.translate import translate as translate
 
 __version__ = version("cyclelight")
 
-__all__ = [
-    "Autoencoder",
-    "CodeRecipe",
-    "CycleDiffusion",
-    "Domain",
-    "KeyedNoise",
-    "LatentCode",
-    "NetworkDenoiser",
-    "NoiseSchedule",
-    "Prediction",
-    "TimeGrid",
-    "decode",
-    "encode",
-    "invert",
-    "load_autoencoder",
-    "load_domain",
-    "recipe",
-    "sample",
-    "save_autoencoder",
-    "save_domain",
-    "translate",
-]
-
 _HOMES = {
-    "Autoencoder": "autoencoder",
-    "CodeRecipe": "encode",
-    "CycleDiffusion": "methods",
-    "Domain": "domain",
-    "KeyedNoise": "noise",
-    "LatentCode": "latent_code",
-    "NetworkDenoiser": "denoiser",
-    "NoiseSchedule": "schedule",
-    "Prediction": "denoiser",
-    "TimeGrid": "schedule",
-    "load_autoencoder": "autoencoder_folder",
-    "load_domain": "domain_folder",
-    "recipe": "encode",
-    "save_autoencoder": "autoencoder_folder",
-    "save_domain": "domain_folder",
+    "Autoencoder": "domains.autoencoder",
+    "CycleDiffusion": "methods.cyclediffusion",
+    "Domain": "domains.domain",
+    "KeyedNoise": "diffusion.noise",
+    "LatentCode": "chains.latent_code",
+    "NetworkDenoiser": "diffusion.denoiser",
+    "NoiseSchedule": "diffusion.schedule",
+    "Prediction": "diffusion.denoiser",
+    "TimeGrid": "diffusion.schedule",
+    "decode": "chains.decode",
+    "encode": "chains.encode",
+    "invert": "chains.invert",
+    "load_autoencoder": "domains.autoencoder_folder",
+    "load_domain": "domains.folder",
+    "sample": "chains.sample",
+    "save_autoencoder": "domains.autoencoder_folder",
+    "save_domain": "domains.folder",
+    "translate": "methods.translate",
 }
+__all__ = list(_HOMES)
 
 
-class _Package(ModuleType):
-    """Imports a public name when it is first used.
-
-    The program starts in this package: with torch and diffusers imported at once, `--help` would
-    take 8 seconds, and Ctrl-C meanwhile would show a traceback.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, name)}"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The import of cyclelight.decode would put the file in the place of the function.
-        if not (name in __all__ and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: with torch at once, `--help` took 8 seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

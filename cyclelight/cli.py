@@ -15,8 +15,8 @@ COMMANDS = {
     "test": ("cyclelight.commands.stages:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
-    "import": ("cyclelight.commands.importing:import_", "make a domain of a foreign checkpoint"),
-    "export": ("cyclelight.commands.importing:export", "write a domain for guided-diffusion"),
+    "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),
+    "export": ("cyclelight.commands.import_:export", "write a domain for guided-diffusion"),
     "inspect": ("cyclelight.commands.inspect:inspect", "show domains and which can be paired"),
     "push": ("cyclelight.commands.push:push", "publish a domain on the Hugging Face Hub"),
 }

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from cyclelight.pixels import FitMode
+from cyclelight.diffusion.pixels import FitMode
 from datamodules.domain_images import DomainImages
 from datamodules.fetching import DamagedArchive, download, opened, sha256, unpack
 from datamodules.reading import OnError, is_image_name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from cyclelight.pixels import FitMode
+from cyclelight.diffusion.pixels import FitMode
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from cyclelight.pixels import FitMode, digest, fit_square, to_float
+from cyclelight.diffusion.pixels import FitMode, digest, fit_square, to_float
 
 OnError = Literal["raise", "skip"]
 Files = list[tuple[str, Path]]
@@ -141,7 +141,7 @@ class SquareImages(Dataset[ImageItem]):
         files: (key, path) of each image, as from `list_images`, or its content in place of the
             path. Contents are let go once the pixels are in memory.
         resolution: side R in pixels.
-        fit_mode: see `cyclelight.pixels.fit_square`.
+        fit_mode: see `cyclelight.diffusion.pixels.fit_square`.
         on_error: `raise` a ValueError on an unreadable file, or `skip` it: then `skipped` lists
             (path, reason), and one warning tells.
         keep: whether pixels may stay in memory.

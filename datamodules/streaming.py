@@ -9,7 +9,7 @@ from itertools import accumulate, cycle, islice
 import torch
 from torch.utils.data import Dataset
 
-from cyclelight.pixels import FitMode, to_float
+from cyclelight.diffusion.pixels import FitMode, to_float
 from datamodules.order import Batch
 from datamodules.reading import SKIP_HINT, OnError, read_square
 from datamodules.tars import Sample, read_shard

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cyclelight.pixels import FitMode
+from cyclelight.diffusion.pixels import FitMode
 from datamodules.order import Batch, batch_loader, groups_of
 from datamodules.reading import (
     Files,

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from cyclelight.adapters.adm import ADMFlags, load_adm, save_adm
 from cyclelight.cli import main
-from cyclelight.domain_folder import load_domain, save_domain
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.adapters.adm import ADMFlags, load_adm, save_adm
+from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.networks import resize
 from cyclelight.networks.adm import ADMSettings, ADMUNet
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.schedule import NoiseSchedule
 
 VECTORS = Path(__file__).parent / "vectors" / "adm"
 SHAPES = {"formula_afhq256": "adm_afhq256_shapes.txt"}

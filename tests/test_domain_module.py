@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 
 import cyclelight
 from cyclelight.callbacks.ema import EMA
-from cyclelight.denoiser import eps_from_output
-from cyclelight.loss import loss_weight, variance_loss
+from cyclelight.diffusion.denoiser import eps_from_output
+from cyclelight.diffusion.loss import loss_weight, variance_loss
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.diffusion.steps import Step, add_noise
 from cyclelight.modules.domain import DomainModule
 from cyclelight.networks.adm import ADMSettings
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.schedule import NoiseSchedule
-from cyclelight.steps import Step, add_noise
 from datamodules import DomainImages
 
 CATS = str(Path(__file__).parents[1] / "docs" / "demo" / "cats")

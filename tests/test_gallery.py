@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cyclelight.callbacks.gallery import Figures, Gallery, draw_gallery
 from cyclelight.callbacks.writer import ImageWriter
-from cyclelight.page import Pair, Summary, evenly
+from cyclelight.runs.page import Pair, Summary, evenly
 from datamodules import DomainImages, TranslationImages
 
 # Lightning 2.6 with torch 2.15.

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import cyclelight
-from cyclelight import hub
+from cyclelight.domains import hub
 from cyclelight.cli import main
 from cyclelight.modules.domain import DomainModule
 from cyclelight.modules.translation import TranslationModule

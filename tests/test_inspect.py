@@ -7,9 +7,9 @@ import pytest
 
 from cyclelight.cli import main
 from cyclelight.commands.inspect import _scaled, letter
-from cyclelight.domain_folder import save_domain
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.schedule import NoiseSchedule
 
 ROOT = Path(__file__).parents[1]
 TINY = UNetSettings((8,), 1, (), head_channels=8, norm_groups=8)

@@ -9,12 +9,12 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from cyclelight.callbacks import judging
-from cyclelight.metrics import judged as judged_file
+from cyclelight.metrics import gather as judging
+from cyclelight.metrics import columns as judged_file
 from cyclelight.metrics import realism
-from cyclelight.metrics.judged import Judged
+from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.judge import Judge, PerImage, score
 from cyclelight.metrics.protocol import protocol
-from cyclelight.metrics.scores import Judge, PerImage, score
 
 DIM = 6
 

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 import cyclelight
 from cyclelight import Domain, NoiseSchedule, TimeGrid
+from cyclelight.diffusion.steps import Step, add_noise, x_0_from_eps
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.steps import Step, add_noise, x_0_from_eps
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 ETAS = [("ddim_eta0.1", 0.1), ("ddim_eta0.5", 0.5), ("ddim_eta1", 1.0)]
@@ -356,8 +356,6 @@ def test_another_target_changes_the_image(folders: dict[str, Path]) -> None:
     assert (y - x).abs().max() > 1e-3
     decoded = cyclelight.decode(target, cyclelight.encode(source, x, steps=10))
     assert_close(decoded, y, rtol=0, atol=1e-5)  # the networks are float32
-    recipe = cyclelight.recipe(source, x, steps=10)
-    assert torch.equal(cyclelight.decode(target, recipe), y)
 
 
 def test_an_image_does_not_depend_on_its_batch(folders: dict[str, Path]) -> None:

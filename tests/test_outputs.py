@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclelight.outputs import RunFolder, atomic, output_names, sole_use, write_json, write_text
+from cyclelight.files import atomic, write_json, write_text
+from cyclelight.runs.folder import RunFolder, output_names, sole_use
 
 
 @pytest.mark.parametrize(

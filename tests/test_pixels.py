@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclelight.pixels import fit_square, to_float, to_uint8
+from cyclelight.diffusion.pixels import fit_square, to_float, to_uint8
 
 
 def test_all_256_values_survive_the_round_trip() -> None:

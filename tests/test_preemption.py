@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cyclelight.callbacks.preemption import Preemption
-from cyclelight.checkpoints import AtomicCheckpoints, damage, newest_checkpoint
 from cyclelight.cli import main
 from cyclelight.modules.domain import DomainModule
+from cyclelight.runs.checkpoints import AtomicCheckpoints, damage, newest_checkpoint
 from datamodules.order import TrainingOrder
 
 WEIGHTS = "domain/unet/diffusion_pytorch_model.safetensors"

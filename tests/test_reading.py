@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cyclelight.pixels import digest
+from cyclelight.diffusion.pixels import digest
 from datamodules import reading
 from datamodules.loading import make_loader
 from datamodules.reading import SquareImages, list_images, read_image, read_square

@@ -20,10 +20,10 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from cyclelight.cli import main
-from cyclelight.domain_folder import save_domain
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.outputs import RunFolder, sole_use
-from cyclelight.schedule import NoiseSchedule
+from cyclelight.runs.folder import RunFolder, sole_use
 from datamodules import TranslationImages, translation_images
 from datamodules.order import Batches, Dealt
 

@@ -16,12 +16,12 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cyclelight.cli import main
-from cyclelight.domain_folder import save_domain
-from cyclelight.metrics.judged import Judged
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
+from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.judge import score
 from cyclelight.metrics.protocol import protocol
-from cyclelight.metrics.scores import score
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.schedule import NoiseSchedule
 
 # Lightning 2.6 with torch 2.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")

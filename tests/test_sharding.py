@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from test_preemption import CATS, arguments, assert_same_fit, kill, state
 
-from cyclelight.autoencoder_folder import load_autoencoder
 from cyclelight.callbacks.ema import EMA
 from cyclelight.cli import main
-from cyclelight.domain_folder import load_domain
-from cyclelight.sharding import FSDP2, Sharded, whole
+from cyclelight.domains.autoencoder_folder import load_autoencoder
+from cyclelight.domains.folder import load_domain
+from cyclelight.runs.sharding import FSDP2, Sharded, whole
 
 # 4 images to train on in 2 batches each, one step; of 3 for validation one process has two. With
 # one channel to a group, the biases before the norm would have rounding errors for gradients, and

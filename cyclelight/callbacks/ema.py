@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cyclelight.sharding import assemble, is_sharded, load_whole, scatter, whole
+from cyclelight.runs.sharding import assemble, is_sharded, load_whole, scatter, whole
 
 
 class EMA(WeightAveraging):

@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cyclelight.callbacks.writer import ImageWriter, run_folder, translation_data
-from cyclelight.outputs import Entry, RunFolder, atomic
-from cyclelight.page import Pair, Summary, evenly, write_page
+from cyclelight.files import atomic
+from cyclelight.runs.folder import Entry, RunFolder
+from cyclelight.runs.page import Pair, Summary, evenly, write_page
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from cyclelight.methods import Method
+from cyclelight.methods.base import Method
 
 
 @runtime_checkable

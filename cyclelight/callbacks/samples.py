@@ -7,9 +7,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from cyclelight.domain import Domain
-from cyclelight.pixels import to_uint8
-from cyclelight.sample import sample
+from cyclelight.chains.sample import sample
+from cyclelight.diffusion.pixels import to_uint8
+from cyclelight.domains.domain import Domain
 
 COUNT, STEPS = 16, 50
 

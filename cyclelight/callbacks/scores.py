@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cyclelight.callbacks.judging import (
+from cyclelight.callbacks.writer import run_folder, translation_data
+from cyclelight.chains.sample import sample
+from cyclelight.diffusion.pixels import to_uint8
+from cyclelight.domains.domain import Domain
+from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.gather import (
     agree,
     choose_protocol,
     gather,
@@ -15,16 +20,11 @@ from cyclelight.callbacks.judging import (
     make_report,
     progress,
 )
-from cyclelight.callbacks.writer import run_folder, translation_data
-from cyclelight.domain import Domain
-from cyclelight.metrics.judged import Judged
+from cyclelight.metrics.judge import Judge, PerImage, classes_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.metrics.scores import Judge, PerImage, classes_of
-from cyclelight.outputs import RunFolder
-from cyclelight.page import Summary
-from cyclelight.pixels import to_uint8
-from cyclelight.report import Report
-from cyclelight.sample import sample
+from cyclelight.runs.folder import RunFolder
+from cyclelight.runs.page import Summary
+from cyclelight.runs.report import Report
 from datamodules import DomainData
 from datamodules.order import groups_of
 

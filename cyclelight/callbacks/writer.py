@@ -6,8 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from cyclelight.outputs import RunFolder
-from cyclelight.pixels import digest, to_uint8
+from cyclelight.diffusion.pixels import digest, to_uint8
+from cyclelight.runs.folder import RunFolder
 from datamodules import TranslationImages
 
 

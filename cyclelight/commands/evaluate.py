@@ -9,14 +9,14 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from tqdm import tqdm
 
-from cyclelight.callbacks.judging import choose_protocol, make_report
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
-from cyclelight.metrics.judged import Judged
+from cyclelight.diffusion.pixels import FitMode
+from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.gather import choose_protocol, make_report
+from cyclelight.metrics.judge import Judge, classes_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.metrics.scores import Judge, classes_of
-from cyclelight.outputs import output_names
-from cyclelight.pixels import FitMode
+from cyclelight.runs.folder import output_names
 from datamodules.reading import Files, SquareImages, list_images
 from datamodules.translation_images import find_images
 

@@ -80,7 +80,7 @@ def find_domains(folder: Path) -> list[Path]:
 def look(path: Path) -> Inspected:
     """Read all but the weights."""
     # Seconds, which `--help` does not need.
-    from cyclelight.domain_folder import check_domain_path, load_domain
+    from cyclelight.domains.folder import check_domain_path, load_domain
 
     try:
         domain = load_domain(path, device="meta")
@@ -107,7 +107,7 @@ def group(looked: Sequence[Inspected]) -> list[list[Inspected]]:
 
 def difference(a: Inspected, b: Inspected) -> str:
     """Why the two cannot be paired; empty if they can."""
-    from cyclelight.domain import check_pair
+    from cyclelight.domains.domain import check_pair
 
     try:
         check_pair(a.domain, b.domain)

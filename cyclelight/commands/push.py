@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain as explain_usage
-from cyclelight.hub import FILES, LOGIN, explain, hub_name, status
+from cyclelight.domains.hub import FILES, LOGIN, explain, hub_name, status
 
 # What the Hub calls the licences that training images usually have.
 LICENCES = (
@@ -95,8 +95,8 @@ def push(args: list[str]) -> int:
     if not folder.is_dir():
         raise UsageError(f"DIR: there is no folder {folder}")
     # Seconds, which `--help` does not need.
-    from cyclelight.domain_folder import load_domain
-    from cyclelight.outputs import write_text
+    from cyclelight.domains.folder import load_domain
+    from cyclelight.files import write_text
 
     try:
         domain = load_domain(folder)  # With its weights, so that what is published does load.

@@ -19,14 +19,14 @@ from cyclelight.callbacks.progress import TranslationProgress
 from cyclelight.callbacks.resumption import Resumption
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
-from cyclelight.checkpoints import AtomicCheckpoints, newest_checkpoint
-from cyclelight.commands.continuing import SaveRun, check_apart, check_same_run
 from cyclelight.commands.errors import UsageError
-from cyclelight.commands.stage import Stage, build
+from cyclelight.commands.lightning_cli import Stage, build
+from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
-from cyclelight.outputs import RunFolder, sole_use
-from cyclelight.report import Report
+from cyclelight.runs.checkpoints import AtomicCheckpoints, newest_checkpoint
+from cyclelight.runs.folder import RunFolder, sole_use
+from cyclelight.runs.report import Report
 from datamodules.translation_images import TranslationImages
 
 log = logging.getLogger(__name__)

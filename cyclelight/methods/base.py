@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from cyclelight.domain import Domain, check_pair
-from cyclelight.noise import Noise, noise_for
-from cyclelight.progress import last
+from cyclelight.chains.loop import last
+from cyclelight.diffusion.noise import Noise, noise_for
+from cyclelight.domains.domain import Domain, check_pair
 
 
 class Method(ABC):

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from cyclelight.cleanup import cleanup_grid, cleanup_stream
-from cyclelight.decode import stream as decode_stream
-from cyclelight.domain import Domain
-from cyclelight.encode import CodeRecipe, LastResidual, check_chain
+from cyclelight.chains.decode import stream as decode_stream
+from cyclelight.chains.encode import CodeRecipe, LastResidual, check_chain
+from cyclelight.diffusion.noise import Noise
+from cyclelight.diffusion.schedule import TimeGrid
+from cyclelight.domains.domain import Domain
 from cyclelight.methods.base import Method
-from cyclelight.noise import Noise
-from cyclelight.schedule import TimeGrid
+from cyclelight.methods.sdedit import cleanup_grid, cleanup_stream
 
 
 class CycleDiffusion(Method):

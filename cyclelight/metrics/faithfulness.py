@@ -14,7 +14,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
-from cyclelight.pixels import to_float
+from cyclelight.diffusion.pixels import to_float
 
 Backbone = Literal["alex", "vgg", "squeeze"]
 

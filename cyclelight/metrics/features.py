@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclelight.pixels import to_float
+from cyclelight.diffusion.pixels import to_float
 
 CLEAN_FID_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"

@@ -10,18 +10,18 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from cyclelight.autoencoder import Autoencoder
-from cyclelight.autoencoder_folder import MARK, autoencoder_state, rebuild, save_autoencoder
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import log_images
-from cyclelight.loss import finite
+from cyclelight.diffusion.loss import finite
+from cyclelight.diffusion.noise import step_generator
+from cyclelight.diffusion.pixels import to_uint8
+from cyclelight.domains.autoencoder import Autoencoder
+from cyclelight.domains.autoencoder_folder import MARK, autoencoder_state, rebuild, save_autoencoder
+from cyclelight.files import check_place
 from cyclelight.metrics.faithfulness import psnr
-from cyclelight.model_folder import check_place
 from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
-from cyclelight.noise import step_generator
-from cyclelight.pixels import to_uint8
-from cyclelight.sharding import shard, whole
+from cyclelight.runs.sharding import shard, whole
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,16 @@ from torch import Tensor
 from torch.nn import ModuleDict
 from torchmetrics import MeanMetric
 
-from cyclelight.autoencoder import state_shape, state_space
-from cyclelight.autoencoder_folder import autoencoder_state, load_autoencoder
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import SampleGrid
-from cyclelight.denoiser import NetworkDenoiser, PredictionType
-from cyclelight.domain import Domain
-from cyclelight.domain_folder import (
+from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
+from cyclelight.diffusion.loss import Weighting, denoising_loss, finite
+from cyclelight.diffusion.noise import keyed_generator, step_generator
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.autoencoder import state_shape, state_space
+from cyclelight.domains.autoencoder_folder import autoencoder_state, load_autoencoder
+from cyclelight.domains.domain import Domain
+from cyclelight.domains.folder import (
     CHECKPOINT_ENTRY,
     MARK,
     check_domain_path,
@@ -25,14 +28,11 @@ from cyclelight.domain_folder import (
     network_config,
     save_domain,
 )
-from cyclelight.loss import Weighting, denoising_loss, finite
-from cyclelight.model_folder import check_place
+from cyclelight.files import check_place
 from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks import NetworkSettings, blocks, resize
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.noise import keyed_generator, step_generator
-from cyclelight.schedule import NoiseSchedule
-from cyclelight.sharding import shard, whole
+from cyclelight.runs.sharding import shard, whole
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from cyclelight.domain_folder import check_domain_path, load_domain
-from cyclelight.encode import LastResidual
-from cyclelight.methods import METHODS, Method
-from cyclelight.noise import KeyedNoise
+from cyclelight.chains.encode import LastResidual
+from cyclelight.diffusion.noise import KeyedNoise
+from cyclelight.domains.folder import check_domain_path, load_domain
+from cyclelight.methods import METHODS
+from cyclelight.methods.base import Method
 
 
 class TranslationModule(LightningModule):

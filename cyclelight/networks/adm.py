@@ -1,7 +1,7 @@
 """The ADM UNet of guided-diffusion (Dhariwal and Nichol 2021): the network of the AFHQ models.
 
 Names and shapes of the tensors are those of guided-diffusion's checkpoints, and so are the names of
-the settings. Two things are settled when a checkpoint is imported (`cyclelight.adapters.adm`) and
+the settings. Two things are settled when a checkpoint is imported (`domains/adapters/adm.py`) and
 do not appear here: the order of queries, keys and values, and the label of a class.
 """
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from cyclelight.metrics.scores import Score
-from cyclelight.outputs import atomic, write_json
-from cyclelight.page import Summary
+from cyclelight.files import atomic, write_json
+from cyclelight.metrics.judge import Score
+from cyclelight.runs.page import Summary
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 from diffusers import AutoencoderKL, VQModel
 
-from cyclelight.autoencoder import Autoencoder
-from cyclelight.model_folder import check_weights, load_model, read_json, whole_folder
+from cyclelight.domains.autoencoder import Autoencoder
+from cyclelight.domains.model_files import check_weights, load_model
+from cyclelight.files import read_json, whole_folder
 
 MARK = ("an autoencoder folder", "config.json")
 """What an autoencoder folder is called, and the file by which it is known."""

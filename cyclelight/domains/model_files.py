@@ -3,13 +3,9 @@
 Whatever is wrong becomes a ValueError of one line that begins with `what` the folder is for.
 """
 
-import json
 import pickle
 import re
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +14,7 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 
-
-@contextmanager
-def whole_folder(folder: Path, what: str, mark: str) -> Iterator[Path]:
-    """A place beside `folder` to make it in; it takes the place of an older one if all goes well.
-
-    Args:
-        folder: what is to appear, whole or not at all.
-        what: what to call it in messages.
-        mark: the file by which an older one is known.
-
-    Raises:
-        ValueError: `folder` exists and is something else.
-    """
-    check_place(folder, what, mark)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary) / "new"
-        yield made
-        for file in made.rglob("*.safetensors"):
-            file.chmod(0o644)  # safetensors makes its files private
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        made.rename(folder)
-
-
-def check_place(folder: Path, what: str, mark: str) -> None:
-    """ValueError if `whole_folder` would refuse to make this one."""
-    if folder.exists() and not (folder / mark).is_file():
-        raise ValueError(f"{folder} exists and is not {what}; it is left as it is")
+from cyclelight.files import first_line
 
 
 def check_weights(path: Path, what: str) -> None:
@@ -104,19 +72,3 @@ def read_tensors(path: Path, what: str) -> Any:
         raise ValueError(f"{what}: {path} cannot be read: {reason}") from error
     except Exception as error:  # bytes of another kind make the unpickler fail in any way
         raise ValueError(f"{what}: {path} is no checkpoint of PyTorch") from error
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds."""
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{what}: {path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{what}: {path} must hold a JSON object")
-    return value
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from cyclelight.denoiser import Denoiser
-from cyclelight.domain import Domain
-from cyclelight.encode import check_chain, mean_and_sigma
-from cyclelight.noise import Noise, noise_for
-from cyclelight.progress import last
-from cyclelight.schedule import CLEAN, NoiseSchedule, TimeGrid
-from cyclelight.steps import Step
+from cyclelight.chains.encode import check_chain, mean_and_sigma
+from cyclelight.chains.loop import last
+from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.noise import Noise, noise_for
+from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule, TimeGrid
+from cyclelight.diffusion.steps import Step
+from cyclelight.domains.domain import Domain
 
 
 def sample_stream(

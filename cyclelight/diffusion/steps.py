@@ -11,7 +11,7 @@ from math import log, sqrt
 import torch
 from torch import Tensor
 
-from cyclelight.schedule import NoiseSchedule
+from cyclelight.diffusion.schedule import NoiseSchedule
 
 AlphaBar = float | Tensor
 """One alpha-bar for the whole batch, or a tensor (B, 1, 1, 1) with one for each image."""

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from cyclelight.outputs import atomic
+from cyclelight.files import atomic
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

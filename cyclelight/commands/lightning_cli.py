@@ -19,13 +19,13 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from cyclelight.checkpoints import damage
 from cyclelight.commands.errors import UsageError, one_line
 from cyclelight.commands.parsing import explain
 from cyclelight.commands.processes import die_with_parent, keep_signals
+from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
-from cyclelight.outputs import write_text
-from cyclelight.sharding import FSDP2, PRECISIONS, Sharded
+from cyclelight.runs.checkpoints import damage
+from cyclelight.runs.sharding import FSDP2, PRECISIONS, Sharded
 from datamodules.domain_images import DomainImages
 
 log = logging.getLogger(__name__)

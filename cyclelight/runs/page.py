@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from cyclelight.outputs import write_text
+from cyclelight.files import write_text
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def write_page(
         pair = read(key)
         cards.append((_frame(pair), pair.figures))
     present = _present(columns, (figures for _, figures in cards))
-    text = Template(files("cyclelight").joinpath("page.html").read_text(encoding="utf-8"))
+    text = Template(files("cyclelight.runs").joinpath("page.html").read_text(encoding="utf-8"))
     page = text.substitute(
         title=_escape(title),
         note=f'<p class="note">{_escape(note)}</p>' if note else "",

@@ -10,10 +10,10 @@ import torch.distributed
 from lightning.pytorch import Trainer
 from tqdm import tqdm
 
-from cyclelight.metrics.judged import Judged
+from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.judge import Judge, PerImage, score
 from cyclelight.metrics.protocol import Protocol, protocol
-from cyclelight.metrics.scores import Judge, PerImage, score
-from cyclelight.report import Report
+from cyclelight.runs.report import Report
 from datamodules.order import groups_of
 from datamodules.reading import SquareImages
 

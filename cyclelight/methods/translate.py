@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from cyclelight.domain import Domain
-from cyclelight.encode import LastResidual
+from cyclelight.chains.encode import LastResidual
+from cyclelight.diffusion.noise import Noise
+from cyclelight.domains.domain import Domain
 from cyclelight.methods.cyclediffusion import CycleDiffusion
-from cyclelight.noise import Noise
 
 
 def translate(

@@ -21,20 +21,15 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 
-from cyclelight.autoencoder import Autoencoder
-from cyclelight.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
-from cyclelight.denoiser import NetworkDenoiser, PredictionType
-from cyclelight.domain import Domain
-from cyclelight.hub import FILES, display_name, resolve
-from cyclelight.model_folder import (
-    check_weights,
-    load_model,
-    read_json,
-    read_tensors,
-    whole_folder,
-)
+from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.autoencoder import Autoencoder
+from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
+from cyclelight.domains.domain import Domain
+from cyclelight.domains.hub import FILES, display_name, resolve
+from cyclelight.domains.model_files import check_weights, load_model, read_tensors
+from cyclelight.files import read_json, whole_folder
 from cyclelight.networks import NETWORKS, Network, learns_variance
-from cyclelight.schedule import NoiseSchedule
 
 MARK = ("a domain folder", "model_index.json")
 """What a domain folder is called, and the file by which it is known."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclelight.autoencoder import Autoencoder, state_shape, state_space
-from cyclelight.denoiser import Denoiser
-from cyclelight.schedule import NoiseSchedule
+from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.autoencoder import Autoencoder, state_shape, state_space
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cyclelight.model_folder import first_line, read_tensors
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.model_files import read_tensors
+from cyclelight.files import first_line
 from cyclelight.networks.adm import ADMSettings, ADMUNet, AttentionBlock
-from cyclelight.schedule import NoiseSchedule
 
 State = dict[str, Tensor]
 

@@ -7,30 +7,28 @@ domains.json        the SHA-256 of the domains that made them
 """
 
 import errno
-import fcntl
 import json
 import os
-import re
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from sys import intern
 from typing import TypedDict, TypeGuard
-from uuid import uuid4
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from cyclelight.files import atomic, locked, remove_leftovers
+
 
 class Entry(TypedDict):
     """A line of the manifest.
 
     `output` is relative to the run folder, `source` as it was given; `digest` is that of the
-    source's pixels, see `cyclelight.pixels.digest`.
+    source's pixels, see `cyclelight.diffusion.pixels.digest`.
     """
 
     key: str
@@ -47,66 +45,15 @@ MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
 
 @contextmanager
 def sole_use(root: Path) -> Iterator[None]:
-    """Keep other runs out of the output folder `root`, which is made.
+    """Keep other runs out of an output folder, which is made; clear up after killed ones.
 
-    The lock is the process's own: it ends with it, however that dies, and is not inherited by
-    workers that outlive it. Temporary files of a run that was killed are removed.
-
-    Raises:
-        ValueError: another run is writing there, or `root` is a file.
-        OSError: nothing can be written there.
+    Raises: as `locked`.
     """
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"the output folder {root} is a file")
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "a") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise ValueError(f"another run is writing to the output folder {root}") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            warnings.warn(
-                f"{root} is on a file system without locks: let no other run write there",
-                stacklevel=2,
-            )
+    with locked(root):
         # Not in other folders, where other runs may be at work.
         for found in (root.glob, (root / IMAGES).rglob, (root / "checkpoints").glob):
-            for path in found(".*.tmp"):
-                if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name):
-                    path.unlink()
+            remove_leftovers(found(".*.tmp"))
         yield
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which replaces `path` at the end if nothing was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by tempfile, whose files only their owner may read.
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary)):
-            # Whoever reads that the disk is full wants to know which.
-            error.filename, error.filename2 = str(path), None
-        raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 class RunFolder:

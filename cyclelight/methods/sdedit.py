@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from cyclelight.denoiser import Denoiser
-from cyclelight.noise import Noise
-from cyclelight.sample import sample_stream
-from cyclelight.schedule import NoiseSchedule, TimeGrid
-from cyclelight.steps import add_noise
+from cyclelight.chains.sample import sample_stream
+from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.noise import Noise
+from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.steps import add_noise
 
 TRAINING_STEPS = 1000
 """The length of the training schedule that `cleanup` is counted on."""

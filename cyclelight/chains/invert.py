@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cyclelight.denoiser import Denoiser
-from cyclelight.domain import Domain
-from cyclelight.progress import last
-from cyclelight.schedule import CLEAN, NoiseSchedule, TimeGrid
-from cyclelight.steps import Step
+from cyclelight.chains.loop import last
+from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule, TimeGrid
+from cyclelight.diffusion.steps import Step
+from cyclelight.domains.domain import Domain
 
 
 def invert_stream(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
-from cyclelight.denoiser import NetworkDenoiser, eps_from_output
-from cyclelight.schedule import NoiseSchedule
-from cyclelight.steps import add_noise, eps_from_x_0, learned_log_variance
+from cyclelight.diffusion.denoiser import NetworkDenoiser, eps_from_output
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.diffusion.steps import add_noise, eps_from_x_0, learned_log_variance
 
 Weighting = Literal["uniform", "p2", "min_snr"]
 

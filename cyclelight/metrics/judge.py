@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from cyclelight.metrics.columns import Judged
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.features import FeatureNetwork, feature_network
-from cyclelight.metrics.judged import Judged
 from cyclelight.metrics.protocol import Protocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES, class_rate, fid, kid
 

@@ -6,8 +6,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from cyclelight.schedule import NoiseSchedule
-from cyclelight.steps import AlphaBar, eps_from_v, eps_from_x_0, x_0_from_eps
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.diffusion.steps import AlphaBar, eps_from_v, eps_from_x_0, x_0_from_eps
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a network was trained to output, in diffusers' words: the noise eps, the velocity

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from cyclelight.denoiser import Denoiser
-from cyclelight.domain import Domain, check_pair
-from cyclelight.encode import CodeRecipe, EncodedStep, LastResidual, mean_and_sigma, scale
-from cyclelight.latent_code import LatentCode
-from cyclelight.progress import last
-from cyclelight.schedule import CLEAN, NoiseSchedule
-from cyclelight.steps import Step
+from cyclelight.chains.encode import CodeRecipe, EncodedStep, LastResidual, mean_and_sigma, scale
+from cyclelight.chains.latent_code import LatentCode
+from cyclelight.chains.loop import last
+from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule
+from cyclelight.diffusion.steps import Step
+from cyclelight.domains.domain import Domain, check_pair
 
 
 def decode_stream(

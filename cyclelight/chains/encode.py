@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cyclelight.denoiser import Denoiser, Prediction
-from cyclelight.domain import Domain
-from cyclelight.latent_code import LatentCode
-from cyclelight.noise import Noise, noise_for
-from cyclelight.schedule import CLEAN, NoiseSchedule, TimeGrid
-from cyclelight.steps import Step, add_noise
+from cyclelight.chains.latent_code import LatentCode
+from cyclelight.diffusion.denoiser import Denoiser, Prediction
+from cyclelight.diffusion.noise import Noise, noise_for
+from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule, TimeGrid
+from cyclelight.diffusion.steps import Step, add_noise
+from cyclelight.domains.domain import Domain
 
 LastResidual = Literal["keep", "drop"]
 

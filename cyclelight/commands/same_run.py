@@ -7,9 +7,10 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
-from cyclelight.commands.stage import SaveConfig, Stage
-from cyclelight.domain_folder import check_domain_path, fingerprint
-from cyclelight.outputs import DOMAINS, IMAGES, RunFolder, write_json
+from cyclelight.commands.lightning_cli import SaveConfig, Stage
+from cyclelight.domains.folder import check_domain_path, fingerprint
+from cyclelight.files import write_json
+from cyclelight.runs.folder import DOMAINS, IMAGES, RunFolder
 from datamodules.translation_images import TranslationImages
 
 INDIFFERENT = (

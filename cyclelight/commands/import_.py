@@ -8,13 +8,13 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
-from cyclelight.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
-from cyclelight.denoiser import NetworkDenoiser
-from cyclelight.domain import Domain
-from cyclelight.domain_folder import load_domain, save_domain
-from cyclelight.hub import hub_name
+from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
+from cyclelight.domains.domain import Domain
+from cyclelight.domains.folder import load_domain, save_domain
+from cyclelight.domains.hub import hub_name
 from cyclelight.networks.adm import ADMUNet
 
 ADM_FILES = (".pt", ".pth", ".safetensors")

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cyclelight.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Values and formulas: no disk, no Lightning."""

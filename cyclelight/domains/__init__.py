@@ -1,0 +1,1 @@
+"""Domains, their autoencoders, and the folders that both are kept in."""
