@@ -17,8 +17,8 @@ import torch
 import yaml
 
 import cyclelight
-from cyclelight.domains import hub
 from cyclelight.cli import main
+from cyclelight.domains import hub
 from cyclelight.modules.domain import DomainModule
 from cyclelight.modules.translation import TranslationModule
 from cyclelight.networks.unet import UNetSettings

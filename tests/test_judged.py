@@ -9,8 +9,8 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from cyclelight.metrics import gather as judging
 from cyclelight.metrics import columns as judged_file
+from cyclelight.metrics import gather as judging
 from cyclelight.metrics import realism
 from cyclelight.metrics.columns import Judged
 from cyclelight.metrics.judge import Judge, PerImage, score
