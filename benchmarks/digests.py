@@ -4,7 +4,7 @@
     (change the code)
     .venv/bin/python benchmarks/digests.py after.json --against before.json
 
-Runs the program from the working directory on the demo's cats: `predict` by one and by two
+Runs the program of this checkout on the demo's cats: `predict` by one and by two
 processes and after a kill, `evaluate`, `test`, and a `fit` of 60 steps, undisturbed and after a
 SIGTERM. Of checkpoints the tensors count, of everything else the bytes. The settings that a run
 keeps (config.yaml) are left out: they name classes, which may have moved. About five minutes on two
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-CATS = ROOT / "docs" / "demo" / "cats"
+CATS = Path("docs/demo/cats")  # A manifest tells the path as it was given.
 NETWORK = (
     "{block_out_channels: [8, 16], layers_per_block: 1, attention_resolutions: [], "
     "head_channels: 8, norm_groups: 8, dropout: 0.1}"
@@ -101,8 +101,8 @@ def tensors(checkpoint: Any) -> str:
 
 def measure(reference: Path, work: Path) -> dict[str, dict[str, str]]:
     """Run everything; the digests of each run's files."""
-    config = f"--config={ROOT / 'configs' / 'translate' / 'cat2dog.yaml'}"
-    domains = {f"model.{role}": ROOT / "checkpoints" / kind for role, kind in
+    config = "--config=configs/translate/cat2dog.yaml"
+    domains = {f"model.{role}": Path("checkpoints") / kind for role, kind in
                (("source", "cat"), ("target", "dog"))}  # fmt: skip
     translation = {**domains, "data.source": CATS, "data.reference": reference,
                    "data.batch_size": 2, "trainer.enable_progress_bar": "false"}  # fmt: skip
@@ -133,13 +133,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("output", type=Path, help="JSON file to write.")
     parser.add_argument("--against", type=Path, help="JSON file of an earlier call.")
-    parser.add_argument("--reference", type=Path, default=CATS, help="Real images of the target.")
+    parser.add_argument(
+        "--reference", type=Path, default=ROOT / CATS, help="Real images of the target."
+    )
     options = parser.parse_args()
+    output, against = options.output.absolute(), options.against and options.against.absolute()
+    reference = options.reference.absolute()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as work:
-        found = measure(options.reference, Path(work))
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
-    known = json.loads(options.against.read_text()) if options.against else found
+        found = measure(reference, Path(work))
+    output.write_text(json.dumps(found, indent=1) + "\n")
+    known = json.loads(against.read_text()) if against else found
     for name, files in found.items():
         other = known.get(name, {})
         changed = [file for file in {**files, **other} if files.get(file) != other.get(file)]

@@ -104,7 +104,7 @@ class Faults:
         """Translate in batches of one; settings of Lightning's command line, with _ for dots."""
         output = output or self.root / fault.replace(" ", "_")
         own = {"model.source": self.root / "cat", "model.target": self.root / "dog"}
-        own |= {"model.steps": 20, "data.source": CATS, "data.batch_size": 1}
+        own |= {"model.method.steps": 20, "data.source": CATS, "data.batch_size": 1}
         self._run("predict", fault, output, own | settings)
         keys = list(RunFolder(output).manifest())
         whole = 0

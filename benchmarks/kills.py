@@ -31,7 +31,7 @@ from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.runs.checkpoints import newest_checkpoint
 from cyclelight.runs.folder import RunFolder
-from datamodules import reading
+from datamodules import square_images
 
 CATS = Path(__file__).parents[1] / "docs" / "demo" / "cats"
 TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8, dropout=0.1)
@@ -67,7 +67,8 @@ def fit(output: Path) -> list[str]:
 def predict(output: Path) -> list[str]:
     """A translation of 8 images in batches of 2, with KID; a few seconds."""
     root = output.parent
-    settings = {"model.source": root / "cat", "model.target": root / "dog", "model.steps": 50}
+    settings = {"model.source": root / "cat", "model.target": root / "dog"}
+    settings |= {"model.method.steps": 50}
     data = {"data.source": CATS, "data.reference": CATS, "data.batch_size": 2}
     return words("predict", output, settings | data)
 
@@ -191,7 +192,7 @@ def run() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     random.seed(options.seed)
-    reading.MEMORY_LIMIT = 0  # Few images would else be decoded once, by the fit itself.
+    square_images.MEMORY_LIMIT = 0  # Few images would else be decoded once, by the fit itself.
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for seed, name in enumerate(("cat", "dog")):

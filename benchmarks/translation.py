@@ -82,7 +82,7 @@ def measure_memory(steps: list[int]) -> None:
                 *("--config", str(ROOT / "configs/translate/cat2dog.yaml")),
                 *("--model.source", f"{folder}/source", "--model.target", f"{folder}/target"),
                 *("--data.source", str(ROOT / "docs/demo/cats"), "--output", f"{folder}/out"),
-                *("--model.steps", str(count), "--trainer.enable_progress_bar", "false"),
+                *("--model.method.steps", str(count), "--trainer.enable_progress_bar", "false"),
             ]
             child = os.posix_spawn(sys.executable, command, os.environ)
             _, status, usage = os.wait4(child, 0)

@@ -21,20 +21,28 @@ if TYPE_CHECKING:
     from cyclelight.domains.domain import Domain as Domain
     from cyclelight.domains.folder import load_domain as load_domain
     from cyclelight.domains.folder import save_domain as save_domain
+    from cyclelight.methods.base import Method as Method
     from cyclelight.methods.cyclediffusion import CycleDiffusion as CycleDiffusion
+    from cyclelight.methods.ddcm import DDCM as DDCM
+    from cyclelight.methods.edit_friendly import EditFriendly as EditFriendly
+    from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
 
 __version__ = version("cyclelight")
 
 _HOMES = {
+    "DDCM": "methods.ddcm",
     "Autoencoder": "domains.autoencoder",
     "CycleDiffusion": "methods.cyclediffusion",
     "Domain": "domains.domain",
+    "EditFriendly": "methods.edit_friendly",
     "KeyedNoise": "diffusion.noise",
     "LatentCode": "chains.latent_code",
+    "Method": "methods.base",
     "NetworkDenoiser": "diffusion.denoiser",
     "NoiseSchedule": "diffusion.schedule",
     "Prediction": "diffusion.denoiser",
+    "SDEdit": "methods.sdedit",
     "TimeGrid": "diffusion.schedule",
     "decode": "chains.decode",
     "encode": "chains.encode",

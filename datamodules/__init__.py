@@ -3,7 +3,8 @@
 from datamodules.afhq import AFHQ
 from datamodules.domain_data import DomainData
 from datamodules.domain_images import DomainImages
+from datamodules.predict_data import PredictData
 from datamodules.shards import ShardImages
 from datamodules.translation_images import TranslationImages
 
-__all__ = ["AFHQ", "DomainData", "DomainImages", "ShardImages", "TranslationImages"]
+__all__ = ["AFHQ", "DomainData", "DomainImages", "PredictData", "ShardImages", "TranslationImages"]

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.order import Batch, batch_loader, groups_of
-from datamodules.reading import SquareImages
+from datamodules.square_images import SquareImages
 
 
 class DomainData(LightningDataModule, ABC):
@@ -15,7 +15,7 @@ class DomainData(LightningDataModule, ABC):
 
     A subclass sets `batch_size` and `num_workers`, and `load` sets `val_images`.
 
-    Batches are dicts: `image`, (B, 3, R, R), float32 [-1, 1]; `key` and `path`, B strings each.
+    Batches are dicts: `image`, (B, R, R, 3), uint8; `key` and `path`, B strings each.
     R is the `resolution` of the trainer's module.
     """
 

@@ -10,14 +10,8 @@ from cyclelight.diffusion.pixels import FitMode
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
-from datamodules.reading import (
-    Files,
-    ImageItem,
-    OnError,
-    SquareImages,
-    check_loading,
-    list_images,
-)
+from datamodules.reading import Files, OnError, check_loading, list_images
+from datamodules.square_images import ImageItem, SquareImages
 
 
 def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
@@ -40,7 +34,7 @@ def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
 class DomainImages(DomainData):
     """The images of one domain for `fit`, `validate` and `test` (which uses the val images).
 
-    Items and batches are dicts: `image`, (3, R, R), float32 [-1, 1]; `key`, the path relative to
+    Items and batches are dicts: `image`, (R, R, 3), uint8; `key`, the path relative to
     its folder; `path`. R is the module's `resolution`. Up to 512 MiB of pixels per split
     (3 R^2 bytes per image: 10,900 images of 128 pixels) are decoded once and stay in memory, in
     each process. Nothing is flipped here: the training module does that.

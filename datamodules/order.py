@@ -3,26 +3,22 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, repeat
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from cyclelight.diffusion.pixels import digest
 from datamodules.loading import make_loader
-from datamodules.reading import SquareImages
+from datamodules.square_images import SquareImages
 
 T = TypeVar("T")
 
 
-class Batch(TypedDict):
-    """image: (B, 3, R, R), float32 [-1, 1]; key, path: of each image, see `ImageItem`."""
-
-    image: Tensor
-    key: list[str]
-    path: list[str]
+Batch = dict[str, Any]
+"""image: (B, R, R, 3), uint8; lists of B: key, path and further fields, see `ImageItem`."""
 
 
 class Epochs(DistributedSampler[T]):
@@ -114,6 +110,8 @@ class BatchOrder(Epochs[tuple[int, int]]):
 class Batches(Dataset[Batch]):
     """The batches themselves as items, so that each image keeps its neighbours.
 
+    Beside the images' own fields they have `digest`, that of the very pixels in `image`.
+
     The last bits of a result depend on the shape of its batch. With batches that do not depend on
     the number of processes, nor on what an earlier run has finished, the results do not either.
 
@@ -130,16 +128,18 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         items = [self.images[i] for i in self.groups[index]]
-        side = self.images.resolution
-        images = [item["image"] for item in items]
+        if not items:
+            side = self.images.resolution
+            return {"image": torch.empty((0, side, side, 3), dtype=torch.uint8), "key": []}
+        batch: Batch = {name: [item[name] for item in items] for name in items[0]}
         return {
-            "image": torch.stack(images) if images else torch.empty(0, 3, side, side),
-            "key": [item["key"] for item in items],
-            "path": [item["path"] for item in items],
+            **batch,
+            "image": torch.stack(batch["image"]),
+            "digest": [digest(image) for image in batch["image"]],
         }
 
 
-class Dealt(DistributedSampler[int]):
+class ShareSampler(DistributedSampler[int]):
     """Items 0, 1, 2, ... dealt to the processes in turn, none of them twice; some may get one more.
 
     Being torch's own kind, Lightning puts no sampler in its place, which would deal some twice.
@@ -180,7 +180,7 @@ def batch_loader(
     """
     processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
     batches = Batches(images, [*groups, *[()] * max(0, processes - len(groups))])
-    sampler = Dealt(batches, processes, rank)
+    sampler = ShareSampler(batches, processes, rank)
     # By name, and without a batch size: the items are batches.
     return make_loader(
         batches, num_workers, in_memory=images.in_memory, batch_size=None, sampler=sampler

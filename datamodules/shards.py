@@ -9,8 +9,9 @@ from cyclelight.diffusion.pixels import FitMode
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import Batch, BatchOrder
-from datamodules.reading import OnError, SquareImages, check_loading
-from datamodules.streaming import Course, ShardBatches
+from datamodules.reading import OnError, check_loading
+from datamodules.square_images import SquareImages
+from datamodules.streaming import ShardBatches, ShardOrder
 from datamodules.tars import (
     Sample,
     count_images,
@@ -137,7 +138,7 @@ class ShardImages(DomainData):
                     f"processes: make more, or leave out epoch_images"
                 )
             workers = min(workers, each)
-        course = Course(
+        shard_order = ShardOrder(
             self.train_shards,
             self.counts,
             self.epoch_images or sum(self.counts or ()),
@@ -148,7 +149,7 @@ class ShardImages(DomainData):
             self.shuffle_buffer,
             self.seed,
         )
-        batches = ShardBatches(course, self.resolution, self.fit_mode, self.on_error)
+        batches = ShardBatches(shard_order, self.resolution, self.fit_mode, self.on_error)
         order = BatchOrder(batches)
         if self.trainer:
             order.follow(self.trainer, len(batches))

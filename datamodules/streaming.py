@@ -9,14 +9,14 @@ from itertools import accumulate, cycle, islice
 import torch
 from torch.utils.data import Dataset
 
-from cyclelight.diffusion.pixels import FitMode, to_float
+from cyclelight.diffusion.pixels import FitMode
 from datamodules.order import Batch
 from datamodules.reading import SKIP_HINT, OnError, read_square
 from datamodules.tars import Sample, read_shard
 
 
 @dataclass(frozen=True)
-class Course:
+class ShardOrder:
     """Which images are read when: a function of seed, epoch, process and stream alone.
 
     A process reads `streams` streams side by side, one for each of its workers, and takes its
@@ -134,23 +134,23 @@ class ShardBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, course: Course, resolution: int, fit_mode: FitMode, on_error: OnError
+        self, order: ShardOrder, resolution: int, fit_mode: FitMode, on_error: OnError
     ) -> None:
-        self.course, self.resolution = course, resolution
+        self.order, self.resolution = order, resolution
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
         self._samples: Iterator[Sample] = iter(())
         self._next: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return self.course.batches
+        return self.order.batches
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         epoch, number = index
-        streams, size = self.course.streams, self.course.size
+        streams, size = self.order.streams, self.order.size
         if index != self._next:
             passed = number // streams * size
-            self._samples = islice(self.course.samples(epoch, number % streams), passed, None)
+            self._samples = islice(self.order.samples(epoch, number % streams), passed, None)
         batch = self._decode(list(islice(self._samples, size)))
         self._next = epoch, number + streams
         return batch
@@ -165,7 +165,7 @@ class ShardBatches(Dataset[Batch]):
                     raise ValueError(f"{error} ({SKIP_HINT})") from error
                 warnings.warn(f"skipped: {error}", stacklevel=1)
                 continue
-            images.append(to_float(square))
+            images.append(square)
             good.append((key, str(encoded)))
         if not images:
             names = ", ".join(str(encoded) for _, encoded in samples)

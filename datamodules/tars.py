@@ -11,9 +11,9 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from datamodules.reading import SUFFIXES, Encoded, is_image_name
+from datamodules.reading import SUFFIXES, FileContent, is_image_name
 
-Sample = tuple[str, Encoded]
+Sample = tuple[str, FileContent]
 """(key, content) of an image: the key is its name in the shard."""
 
 
@@ -110,7 +110,7 @@ def read_shard(shard: str, *, first: int | None = 0) -> Iterator[Sample]:
                         f"first dot are one sample)"
                     )
                 ((key, content),) = images
-                yield key, Encoded(f"{shard}/{key}", content)
+                yield key, FileContent(f"{shard}/{key}", content)
     except _NotOneImage:
         raise
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, LZMAError) as error:

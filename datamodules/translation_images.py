@@ -1,32 +1,20 @@
 """The images to translate: a file, a folder or a pattern."""
 
 import glob
-from collections.abc import Collection
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from cyclelight.diffusion.pixels import FitMode
-from datamodules.order import Batch, batch_loader, groups_of
-from datamodules.reading import (
-    Files,
-    OnError,
-    SquareImages,
-    check_loading,
-    is_image_name,
-    list_images,
-)
+from cyclelight.errors import about
+from datamodules.predict_data import PredictData
+from datamodules.reading import Files, OnError, check_loading, is_image_name, list_images
+from datamodules.square_images import SquareImages
 
 
-class TranslationImages(LightningDataModule):
+class TranslationImages(PredictData):
     """The images that `predict` translates, in the order of their keys.
 
-    Items and batches are dicts: `image`, (3, R, R), float32 [-1, 1]; `key`, which names the image
-    in the run (its noise, its output); `path`. R is the module's `resolution`. Keys are POSIX
-    paths, suffix included, relative to the folder, to the fixed part of the pattern, or to the
-    file's own folder.
+    Keys are POSIX paths, suffix included, relative to the folder, to the fixed part of the pattern,
+    or to the file's own folder. Batches are as in `PredictData`.
 
     All images are decoded once in `setup`, by all processes together: translating one takes far
     longer, an unreadable file then stops the run before it starts, and batches are the same
@@ -60,36 +48,18 @@ class TranslationImages(LightningDataModule):
         check_loading(batch_size, num_workers, fit_mode, on_error)
         self.files = find_images(source)
         if reference is not None and not Path(reference).is_dir():
-            raise FileNotFoundError(f"reference: no such folder {reference}")
+            raise about("reference", FileNotFoundError(f"reference: no such folder {reference}"))
         self.reference_files = list_images(reference) if reference is not None else []
         if reference is not None and not self.reference_files:
-            raise ValueError(f"reference: no images in {reference}")
+            raise about("reference", ValueError(f"reference: no images in {reference}"))
         self.source, self.reference = source, reference
         self.batch_size, self.num_workers = batch_size, num_workers
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
-        self.done: Collection[str] = frozenset()
-        """Keys of the images that an earlier run has finished; set before the loader is made."""
-        self.images: SquareImages | None = None
-        self.reference_images: SquareImages | None = None
-        """The real images of the target, if there is a `reference`; known after `setup`."""
 
     @property
     def keys(self) -> list[str]:
-        """The keys of all images found, sorted; unreadable ones included."""
         return [key for key, _ in self.files]
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(path, reason) of each unreadable image; known after `setup`."""
-        return self.images.skipped if self.images is not None else []
-
-    def setup(self, stage: str) -> None:
-        """Decode the images at the resolution of the trainer's module."""
-        assert self.trainer is not None
-        resolution = self.trainer.lightning_module.resolution
-        assert isinstance(resolution, int)
-        self.load(resolution)
 
     def load(self, resolution: int) -> None:
         """Decode the images to (resolution, resolution).
@@ -107,34 +77,6 @@ class TranslationImages(LightningDataModule):
 
     def _squares(self, files: Files, resolution: int) -> SquareImages:
         return SquareImages(files, resolution, self.fit_mode, self.on_error, keep=False)
-
-    def groups(self, *, done: bool) -> list[range]:
-        """Of the batches, as indices of `images`, those with all images done, or the others.
-
-        Images and batches are always the same ones, so that a run which goes on where another was
-        stopped gives what an undisturbed one would have given, to the last bit.
-        """
-        assert self.images is not None, "setup comes first"
-        keys = [key for key, _ in self.images.files]
-        groups = groups_of(len(keys), self.batch_size)
-        return [g for g in groups if all(keys[index] in self.done for index in g) == done]
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The batches that are not done, dealt to the processes; of none to do, an empty one."""
-        assert self.images is not None, "setup comes first"
-        return batch_loader(self.images, self.groups(done=False), self.num_workers, self.trainer)
-
-    def source_pixels(self, key: str) -> Tensor:
-        """The source of that key as the model sees it: (R, R, 3), uint8."""
-        assert self.images is not None, "setup comes first"
-        return self.images.pixels([key for key, _ in self.images.files].index(key))
-
-    def reference_pixels(self, count: int) -> list[Tensor]:
-        """Up to `count` real images of the target, evenly spread: (R, R, 3), uint8 each."""
-        images = self.reference_images
-        total = len(images) if images is not None else 0
-        count = min(count, total)
-        return [images.pixels(index * total // count) for index in range(count)] if images else []
 
 
 def find_images(source: str) -> Files:
@@ -158,9 +100,9 @@ def find_images(source: str) -> Files:
             if is_image_name(file) and file.is_file()
         )
     else:
-        raise FileNotFoundError(f"source: no such file or folder {source}")
+        raise about("source", FileNotFoundError(f"source: no such file or folder {source}"))
     if not files:
-        raise ValueError(f"source: no images found by {source}")
+        raise about("source", ValueError(f"source: no images found by {source}"))
     return files
 
 

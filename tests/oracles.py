@@ -25,11 +25,11 @@ def vectors(name: str) -> dict[str, Tensor]:
 class Gaussian:
     """The exact denoiser of pixels that are independently N(mean, std^2)."""
 
-    def __init__(self, mean: float, std: float) -> None:
-        self.mean, self.std = mean, std
+    def __init__(self, mean: float, std: float, schedule: NoiseSchedule = SCHEDULE) -> None:
+        self.mean, self.std, self.schedule = mean, std, schedule
 
-    def __call__(self, x_t: Tensor, t: int, condition: Any = None) -> Prediction:
-        a = float(SCHEDULE.alphas_cumprod[t])
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Prediction:
+        a = float(self.schedule.alphas_cumprod[t])
         spread = a * self.std**2 + 1 - a
         return Prediction(eps=(1 - a) ** 0.5 * (x_t - a**0.5 * self.mean) / spread)
 
@@ -37,10 +37,12 @@ class Gaussian:
 class Table:
     """The networks of the recorded runs: eps = a(t) x + b(t)."""
 
+    schedule = SCHEDULE
+
     def __init__(self, a: Tensor, b: Tensor) -> None:
         self.a, self.b = a, b
 
-    def __call__(self, x_t: Tensor, t: int, condition: Any = None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Prediction:
         return Prediction(eps=self.a[t].item() * x_t + self.b[t].item())
 
 
@@ -55,8 +57,8 @@ class Recorded:
 
 
 def domain(denoiser: Any, resolution: int, name: str = "domain") -> Domain:
-    """A domain of the linear schedule around any denoiser."""
-    return Domain(denoiser=denoiser, schedule=SCHEDULE, resolution=resolution, name=name)
+    """A domain around any denoiser."""
+    return Domain(denoiser=denoiser, resolution=resolution, name=name)
 
 
 class Orthogonal(nn.Module):

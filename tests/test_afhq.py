@@ -122,7 +122,7 @@ def test_downloads_unpacks_and_reads(server: Server, tmp_path: Path, version: st
     data.find()
     data.load(4)
     (batch,) = data.val_dataloader()
-    assert batch["key"] == ["0.png", "1.png"] and batch["image"].shape == (2, 3, 4, 4)
+    assert batch["key"] == ["0.png", "1.png"] and batch["image"].shape == (2, 4, 4, 3)
     assert data.summary() == {"root": f"AFHQ {version} cat", "train_images": 3, "val_images": 2}
     # There now: nothing is asked for again, whatever way it is pointed at.
     for root in (tmp_path / "data", tmp_path / "data" / release.name):

@@ -10,17 +10,17 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from what stands before it, inside packages too; `*` is a package's own
 # `__init__`. New files find their place here first.
 ORDER = """
-    files
+    errors files
     diffusion: * pixels schedule steps noise denoiser loss
     networks: unet adm autoencoder *
     domains: * autoencoder model_files autoencoder_folder domain hub folder
     domains.adapters: * adm
-    chains: * loop latent_code encode decode sample invert
-    methods: base sdedit cyclediffusion * translate
+    chains: * loop latent_code source lockstep encode decode sample invert
+    methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     metrics: * columns features faithfulness realism protocol judge
-    runs: * folder checkpoints page report sharding
-    datamodules: reading loading order tars streaming fetching
-    datamodules: domain_data domain_images shards afhq translation_images *
+    runs: * folder plan task checkpoints page report sharding
+    datamodules: reading square_images loading order tars streaming fetching
+    datamodules: domain_data domain_images shards afhq predict_data translation_images *
     metrics: gather
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder translation

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 
 import cyclelight
 from cyclelight.cli import main
+from cyclelight.diffusion.pixels import to_float
 from cyclelight.modules.autoencoder import AutoencoderModule
 from cyclelight.modules.domain import DomainModule
 from cyclelight.networks.autoencoder import AutoencoderSettings
@@ -67,12 +68,12 @@ def autoencoder(tmp_path: Path) -> Path:
 
 def test_the_loss_is_that_of_the_formula() -> None:
     """For a posterior N(m, s^2): KL = sum (m^2 + s^2 - 1 - log s^2) / 2, of each image."""
-    x = torch.rand(3, 3, 16, 16) * 2 - 1
-    losses = []
+    pixels, losses = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8), []
+    x = to_float(pixels)
     for kl_weight in (0.0, 0.5):
         model = module(kl_weight=kl_weight, flip=False)
         model.log = lambda *_, **__: None  # type: ignore[method-assign]
-        losses.append(model.training_step({"image": x}, 0))
+        losses.append(model.training_step({"image": pixels}, 0))
         posterior = model.network.encode(x).latent_dist
         m, var = posterior.mean, posterior.std**2
     kl = 0.5 * (m**2 + var - 1 - var.log()).sum() / len(x)
@@ -83,7 +84,7 @@ def test_fit_learns_and_writes_an_autoencoder_of_unit_variance(tmp_path: Path) -
     trainer = fit(module(ema_decay=0.5), tmp_path, 30)
     autoencoder = cyclelight.load_autoencoder(tmp_path / "autoencoder")
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    x = torch.stack([item["image"] for item in data.train_images])
+    x = to_float(torch.stack([item["image"] for item in data.train_images]))
     assert_close(autoencoder.encode(x).std(), torch.tensor(1.0), rtol=0, atol=1e-4)
     raw = trainer.lightning_module.network  # the averaged weights by now
     assert isinstance(raw, torch.nn.Module)
@@ -97,7 +98,7 @@ def test_fit_learns_and_writes_an_autoencoder_of_unit_variance(tmp_path: Path) -
     psnr = [event.value for event in events.Scalars("val/psnr")]
     assert psnr[-1] > psnr[0] + 2
     # The last figure is that of the folder, on the one held-out picture.
-    (held_out,) = [item["image"] for item in data.val_images]
+    (held_out,) = [to_float(item["image"]) for item in data.val_images]
     x_hat = autoencoder.decode(autoencoder.encode(held_out[None])).clamp(-1, 1)
     mse = (x_hat - held_out).div(2).square().mean()
     assert_close(psnr[-1], float(-10 * mse.log10()), rtol=0, atol=0.1)
@@ -136,16 +137,16 @@ def test_the_loss_of_a_latent_domain_is_that_of_its_latents(autoencoder: Path) -
     """The training step on images equals `loss` on their latents, mirrored before the encoding."""
     model = domain_module(autoencoder)
     model.log = lambda *_, **__: None  # type: ignore[method-assign]
-    x, seen = torch.rand(8, 3, 16, 16) * 2 - 1, []
+    pixels, seen = torch.randint(256, (8, 16, 16, 3), dtype=torch.uint8), []
 
     def loss(x_0: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         seen.append(x_0)
         return torch.zeros(len(x_0))
 
     model.loss = loss  # type: ignore[method-assign]
-    model.training_step({"image": x}, 0)
-    model.validation_step({"image": x, "key": [str(i) for i in range(8)]}, 0)
-    encode = cyclelight.load_autoencoder(autoencoder).encode
+    model.training_step({"image": pixels}, 0)
+    model.validation_step({"image": pixels, "key": [str(i) for i in range(8)]}, 0)
+    encode, x = cyclelight.load_autoencoder(autoencoder).encode, to_float(pixels)
     plain, mirrored = encode(x), encode(x.flip(3))
     same = [(seen[0][i] - plain[i]).abs().max() < 1e-4 for i in range(8)]
     flipped = [(seen[0][i] - mirrored[i]).abs().max() < 1e-4 for i in range(8)]
@@ -193,7 +194,7 @@ def test_predict_translates_between_latent_domains(tmp_path: Path, autoencoder: 
     fit(domain_module(autoencoder, name="dog", seed=1), tmp_path / "dog", 2)
     folders = [str(tmp_path / name / "domain") for name in ("cat", "dog")]
     settings = {"steps": 5, "eta": 1.0, "strength": 1.0, "cleanup": 0}
-    options = [word for k, v in settings.items() for word in (f"--model.{k}", str(v))]
+    options = [word for k, v in settings.items() for word in (f"--model.method.{k}", str(v))]
     options += ["--model.source", folders[0], "--model.target", folders[1]]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     output = str(tmp_path / "out")
@@ -204,7 +205,10 @@ def test_predict_translates_between_latent_domains(tmp_path: Path, autoencoder: 
     data.load(16)
     items = sorted([*data.train_images, *data.val_images], key=lambda i: i["key"])  # type: ignore
     cat, dog = (cyclelight.load_domain(folder) for folder in folders)
-    x, keys = torch.stack([item["image"] for item in items]), [item["key"] for item in items]
+    x, keys = (
+        to_float(torch.stack([item["image"] for item in items])),
+        [item["key"] for item in items],
+    )
     y = cyclelight.translate(cat, dog, x, keys=keys, seed=0, **settings)  # type: ignore[arg-type]
     for path, image in zip(written, y, strict=True):
         with Image.open(path) as opened:

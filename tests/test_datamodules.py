@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import DomainImages, TranslationImages, reading
+from datamodules import DomainImages, TranslationImages, square_images
 from datamodules.domain_images import split_by_key
 
 Make = Callable[..., Path]
@@ -32,9 +33,9 @@ def test_a_batch_is_the_files_in_the_range_of_the_model(make: Make, tmp_path: Pa
     data.load(8)
     (first, second) = data.val_dataloader()
     assert first["key"] == ["000.png", "001.png"] and second["key"] == ["002.png"]
-    assert first["image"].dtype == torch.float32
-    levels = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 8, 8)
-    torch.testing.assert_close(first["image"], levels / 127.5 - 1)
+    levels = torch.tensor([0, 1], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 8, 8, 3)
+    assert torch.equal(first["image"], levels) and first["image"].dtype == torch.uint8
+    assert first["digest"][1] == blake2b(bytes([1] * 192), digest_size=8).hexdigest()
     assert [batch["key"] for batch in data.test_dataloader()] == [first["key"], second["key"]]
     seen = [key for batch in data.train_dataloader() for key in batch["key"]]
     assert len(seen) == 4 == len(set(seen))  # The fifth alone would make a smaller batch.
@@ -62,11 +63,11 @@ def test_the_split_depends_on_each_key_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork")  # Python 3.12: torch has threads.
-@pytest.mark.parametrize("limit", [0, reading.MEMORY_LIMIT])
+@pytest.mark.parametrize("limit", [0, square_images.MEMORY_LIMIT])
 def test_workers_run_only_when_files_are_read(
     make: Make, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(square_images, "MEMORY_LIMIT", limit)
     root = make("cats", 3)
     of_domain = DomainImages(str(root), val=None, num_workers=1)
     of_domain.load(8)
@@ -75,7 +76,7 @@ def test_workers_run_only_when_files_are_read(
     data.load(8)
     assert data.images is not None and not data.images.in_memory
     (batch,) = data.predict_dataloader()
-    torch.testing.assert_close(batch["image"][:, 0, 0, 0], torch.arange(3.0) / 127.5 - 1)
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_unreadable_images_stop_or_are_skipped(make: Make) -> None:
         data.load(8)
     assert [batch["key"] for batch in data.predict_dataloader()] == [["000.png"], ["002.png"]]
     assert data.keys == ["000.png", "001.png", "002.png"]
-    ((path, reason),) = data.skipped
+    ((path, reason),) = data.sources.skipped
     assert path == str(folder / "001.png") and "not in an image format" in reason
 
 
@@ -181,7 +182,7 @@ def test_a_missing_source_or_reference_is_told(make: Make, tmp_path: Path) -> No
 def test_sources_and_references_at_the_working_resolution(make: Make) -> None:
     data = TranslationImages(str(make("cats", 3)), reference=str(make("dogs", 10)))
     data.load(4)
-    assert (data.source_pixels("002.png") == 2).all()
+    assert (data.sources.pixels_of("002.png") == 2).all()
     assert [int(image[0, 0, 0]) for image in data.reference_pixels(5)] == [0, 2, 4, 6, 8]
     assert len(data.reference_pixels(50)) == 10
     assert data.reference_pixels(1)[0].shape == (4, 4, 3)
@@ -194,4 +195,4 @@ def test_letterbox_reaches_the_batches(tmp_path: Path) -> None:
     data = TranslationImages(str(tmp_path / "wide.png"), fit_mode="letterbox")
     data.load(8)
     (batch,) = data.predict_dataloader()
-    assert batch["image"][0, 0, :, 0].tolist() == [1, 1, -1, -1, -1, -1, 1, 1]
+    assert batch["image"][0, :, 0, 0].tolist() == [255, 255, 0, 0, 0, 0, 255, 255]

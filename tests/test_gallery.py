@@ -3,7 +3,7 @@
 import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from cyclelight.callbacks.gallery import Figures, Gallery, draw_gallery
 from cyclelight.callbacks.writer import ImageWriter
+from cyclelight.diffusion.pixels import to_float
 from cyclelight.runs.page import Pair, Summary, evenly
+from cyclelight.runs.task import Task
 from datamodules import DomainImages, TranslationImages
 
 # Lightning 2.6 with torch 2.15.
@@ -27,22 +29,25 @@ SIDE = 128  # In which 64 pixels are shown.
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 
 
-class Negative(LightningModule):
-    """Translates each colour to its negative; may fail at a batch."""
+class Negative(Task):
+    """Turns each colour into its negative; may fail at an image."""
 
-    def __init__(self, fails_at: int = -1, error: type[BaseException] = KeyboardInterrupt) -> None:
+    resolution, steps, seed = R, 1, 7
+
+    def __init__(self, fails_at: str = "", error: type[BaseException] = KeyboardInterrupt) -> None:
         super().__init__()
-        self.resolution, self.seed = R, 7
         self.fails_at, self.error = fails_at, error
 
     def describe(self) -> str:
         return "the negative"
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if batch_idx == self.fails_at:
+    def made_by(self) -> dict[str, str]:
+        return {}
+
+    def make(self, batch: Mapping[str, Any]) -> Tensor:
+        if self.fails_at in batch["key"]:
             raise self.error("stopped")
-        image: Tensor = batch["image"]
-        return -image
+        return -to_float(batch["image"])
 
 
 @pytest.fixture
@@ -159,7 +164,7 @@ def test_what_was_finished_before_an_interruption_is_shown(
 ) -> None:
     data = TranslationImages(str(cats), batch_size=2)
     with pytest.raises((SystemExit, RuntimeError)):
-        predict(tmp_path / "run", data, Negative(fails_at=1, error=error))
+        predict(tmp_path / "run", data, Negative("sub/c.png", error))
     with Image.open(tmp_path / "run" / "gallery.png") as picture:
         assert [boxes(picture, c) for c in (RED, (55, 255, 255))] == [2, 2]
     assert cards(tmp_path / "run") == ["a.png", "b.jpg"]
@@ -172,7 +177,7 @@ def test_an_interruption_before_the_first_image_leaves_no_gallery(
     cats: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
-        predict(tmp_path, TranslationImages(str(cats)), Negative(0, RuntimeError))
+        predict(tmp_path, TranslationImages(str(cats)), Negative("a.png", RuntimeError))
     assert not list(tmp_path.glob("gallery.*"))
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -214,7 +213,13 @@ def test_gaussian_domains_translate_as_the_recursion_says(
     generator = torch.Generator().manual_seed(1)
     x = -0.3 + 0.2 * torch.randn(8, 3, 64, 64, generator=generator, dtype=torch.float64)
     y = cyclelight.translate(
-        domain(source, 64), domain(target, 64), x, steps=250, eta=eta, strength=strength
+        domain(source, 64),
+        domain(target, 64),
+        x,
+        steps=250,
+        eta=eta,
+        strength=strength,
+        cleanup=0,
     )
     correlation = torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]
     # 98,304 pixels: three standard errors of the mean are 0.0034, of the others less.
@@ -283,19 +288,6 @@ def counting(loaded: Domain) -> list[int]:
     return calls
 
 
-def check_float32(source: Domain, target: Domain, settings: dict[str, Any], kind: str) -> None:
-    """A stored code gives the image back to rounding.
-
-    A random network does not answer to x_t as a trained one does: as eps, rounding errors grow by
-    1 / sqrt(alpha-bar) on the way down.
-    """
-    x = images()
-    code = cyclelight.encode(source, x, **settings)
-    start = SCHEDULE.alpha_bar(code.grid.start)
-    atol = 1e-5 if kind != "epsilon" else max(1e-5, 3e-6 / start**0.5)
-    assert_close(cyclelight.decode(target, code), x, rtol=0, atol=atol)
-
-
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize(
     "steps",
@@ -311,28 +303,36 @@ def test_equal_models_give_the_image_back(
     calls = counting(source), counting(target)
     settings = {"steps": steps, "eta": eta, "strength": strength}
     x = images()
-    assert torch.equal(cyclelight.translate(source, target, x, **settings), x)
+    assert torch.equal(cyclelight.translate(source, target, x, cleanup=0, **settings), x)
     assert len(calls[0]) == len(calls[1]) == round(strength * steps)
-    # As eps with more steps: test_random_eps_networks_in_float32.
-    if kind != "epsilon" or steps == 10:
-        check_float32(source, target, settings, kind)
+    if kind != "epsilon":  # Whose rounding errors grow, see below.
+        code = cyclelight.encode(source, x, **settings)
+        assert_close(cyclelight.decode(target, code), x, rtol=0, atol=1e-5)
     if kind == "epsilon" or steps == 10:
         source, target = source.to(dtype=torch.float64), target.to(dtype=torch.float64)
         code = cyclelight.encode(source, x.double(), **settings)
         assert_close(cyclelight.decode(target, code), x.double(), rtol=0, atol=1e-10)
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="rounding adds up over steps; which cases exceed it depends on threads")
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-@pytest.mark.parametrize("steps", [100, 1000])
+@pytest.mark.parametrize("steps", [10, 100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
-def test_random_eps_networks_in_float32(
+def test_rounding_errors_of_random_eps_networks_scale_with_the_precision(
     folders: dict[str, Path], eta: float, steps: int, strength: float
 ) -> None:
-    source, target = (cyclelight.load_domain(folders["epsilon"]) for _ in range(2))
-    settings = {"steps": steps, "eta": eta, "strength": strength}
-    check_float32(source, target, settings, "epsilon")
+    """To first order, what rounding does to a chain is the unit u times a number of that chain.
+
+    So the error in float64 tells that in float32, up to chance. No absolute bound can be given, as
+    an untrained network does not answer to x_t as a trained one does.
+    """
+    errors = []
+    for dtype in (torch.float64, torch.float32):
+        source = cyclelight.load_domain(folders["epsilon"], dtype=dtype)
+        x = images(torch.float64).to(dtype)
+        code = cyclelight.encode(source, x, steps=steps, eta=eta, strength=strength)
+        error = (cyclelight.decode(source, code) - x).abs().max()
+        errors.append(float(error) / torch.finfo(dtype).eps)
+    assert errors[1] < 4 * errors[0]
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.85])
@@ -346,13 +346,14 @@ def test_a_perfect_eps_model_gives_the_image_back_from_a_stored_code(
     for dtype, atol in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
         code = cyclelight.encode(data, x.to(dtype), **settings)
         assert_close(cyclelight.decode(data, code), x.to(dtype), rtol=0, atol=atol)
-        assert torch.equal(cyclelight.translate(data, data, x.to(dtype), **settings), x.to(dtype))
+        same = cyclelight.translate(data, data, x.to(dtype), cleanup=0, **settings)
+        assert torch.equal(same, x.to(dtype))
 
 
 def test_another_target_changes_the_image(folders: dict[str, Path]) -> None:
     source, target = (cyclelight.load_domain(folders[n]) for n in ("epsilon", "other"))
     x = images(torch.float64)
-    y = cyclelight.translate(source, target, x, steps=10)
+    y = cyclelight.translate(source, target, x, steps=10, cleanup=0)
     assert (y - x).abs().max() > 1e-3
     decoded = cyclelight.decode(target, cyclelight.encode(source, x, steps=10))
     assert_close(decoded, y, rtol=0, atol=1e-5)  # the networks are float32
@@ -392,7 +393,7 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
     a, b = domain(Gaussian(0, 1), 8, "a"), domain(Gaussian(0, 1), 16, "b")
     with pytest.raises(ValueError, match="they differ in resolution: 8 and 16"):
         cyclelight.translate(a, b, torch.zeros(1, 3, 8, 8))
-    c = Domain(Gaussian(0, 1), NoiseSchedule.linear(1e-4, 0.03), 8, name="c")
+    c = domain(Gaussian(0, 1, NoiseSchedule.linear(1e-4, 0.03)), 8, "c")
     with pytest.raises(ValueError, match=r"schedules differ in beta_end 0\.02 and 0\.03"):
         cyclelight.translate(a, c, torch.zeros(1, 3, 8, 8))
 

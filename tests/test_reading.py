@@ -16,9 +16,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cyclelight.diffusion.pixels import digest
-from datamodules import reading
+from datamodules import square_images
 from datamodules.loading import make_loader
-from datamodules.reading import SquareImages, list_images, read_image, read_square
+from datamodules.order import batch_loader
+from datamodules.reading import OnError, list_images, read_image, read_square
+from datamodules.square_images import SquareImages
 
 
 def first_pixel(path: Path) -> tuple[int, int, int]:
@@ -160,11 +162,11 @@ def test_listing_is_sorted_recursive_and_without_hidden_files(tmp_path: Path) ->
         list_images(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("limit", [0, reading.MEMORY_LIMIT])
+@pytest.mark.parametrize("limit", [0, square_images.MEMORY_LIMIT])
 def test_skipping_leaves_the_others_in_place(
     tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(square_images, "MEMORY_LIMIT", limit)
     for level in (10, 20, 30, 40):
         Image.new("RGB", (6, 4), (level,) * 3).save(tmp_path / f"{level}.png")
     (tmp_path / "20.png").write_bytes(b"broken")
@@ -174,30 +176,32 @@ def test_skipping_leaves_the_others_in_place(
     items = [images[index] for index in range(len(images))]
     assert [item["key"] for item in items] == ["10.png", "30.png", "40.png"]
     for item, level in zip(items, (10, 30, 40), strict=True):
-        torch.testing.assert_close(item["image"], torch.full((3, 4, 4), level / 127.5 - 1))
+        assert torch.equal(item["image"], torch.full((4, 4, 3), level, dtype=torch.uint8))
     assert [path for path, _ in images.skipped] == [str(tmp_path / "20.png")]
     with pytest.raises(ValueError, match=r"20\.png"):
         SquareImages(list_images(tmp_path), 4)
 
 
-def look(rank: int, root: Path, on_error: reading.OnError) -> None:
+def look(rank: int, root: Path, on_error: OnError) -> None:
     """What one of two processes finds, and which files it read, to a file."""
     torch.set_num_threads(1)
     store = f"file://{root}/store_{on_error}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    read, found = reading.read_square, list[str]()
+    read, found = square_images.read_square, list[str]()
 
     def noted(path: Path, *more: Any) -> torch.Tensor:
         found.append(path.name)
         return read(path, *more)
 
-    reading.read_square = noted
+    square_images.read_square = noted
     try:
         images = SquareImages(list_images(root / "images"), 4, on_error=on_error, keep=False)
         result = [key for key, _ in images.files]
-        assert images.changed({"a.png": "other", "b.png": "other"}) == {"a.png", "b.png"}
         same = digest(read(root / "images" / "a.png", 4, "crop"))
-        assert images.changed({"a.png": same, "x.png": "other"}) == set()
+        entries = [("a.png", same), ("a.png", "other"), ("b.png", "other"), ("x.png", "other")]
+        known = [{"key": key, "digest": of_pixels} for key, of_pixels in entries]
+        assert images.changed(known) == {"a.png", "b.png"}
+        assert images.changed([known[1], known[0], known[3]]) == set()
     except ValueError as error:
         result = [str(error)]
     (root / f"{on_error}{rank}.json").write_text(json.dumps([sorted(found), result]))
@@ -205,7 +209,7 @@ def look(rank: int, root: Path, on_error: reading.OnError) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*use of fork", "ignore:skipped")
 @pytest.mark.parametrize("on_error", ["skip", "raise"])
-def test_processes_share_the_first_look(tmp_path: Path, on_error: reading.OnError) -> None:
+def test_processes_share_the_first_look(tmp_path: Path, on_error: OnError) -> None:
     (tmp_path / "images").mkdir()
     for name in "abcde":
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{name}.png")
@@ -232,6 +236,22 @@ def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_square(tmp_path / "a.png", 5, "crop").numpy(), pixels)
+
+
+def test_further_fields_come_with_the_images_and_tell_of_a_change(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("RGB", (4, 4), (name == "b" and "red") or "blue").save(tmp_path / f"{name}.png")
+    fields = {"a.png": {"text": "a cat", "scale": 1.5}, "b.png": {"text": "a dog", "scale": 2.0}}
+    images = SquareImages(list_images(tmp_path), 4, fields=fields)
+    (batch,) = batch_loader(images, [range(2)], 0, None)
+    assert batch["text"] == ["a cat", "a dog"] and batch["scale"] == [1.5, 2.0]
+    entries = [
+        {"key": key, "digest": of_pixels, **fields[key]}
+        for key, of_pixels in zip(batch["key"], batch["digest"], strict=True)
+    ]
+    assert images.changed(entries) == set()
+    assert images.changed([entries[0], {**entries[1], "text": "a wolf"}]) == {"b.png"}
+    assert images.changed([{"key": "a.png", "digest": batch["digest"][0]}]) == {"a.png"}
 
 
 class Signalled(Dataset[int]):

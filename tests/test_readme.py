@@ -53,7 +53,7 @@ def test_translation_recipes_run(
 ) -> None:
     monkeypatch.chdir(ROOT)
     source = str(CATS / "sample_[12].png")
-    shorter = ["--model.steps", "5", "--trainer.enable_progress_bar", "false"]
+    shorter = ["--model.method.steps", "5", "--trainer.enable_progress_bar", "false"]
     options = ["--config", str(recipe), "--data.source", source, "--output", str(tmp_path)]
     assert main(["predict", *options, *shorter]) == 0
     assert len(list((tmp_path / "images").glob("*.png"))) == 2
@@ -103,7 +103,7 @@ def test_recipes_of_256_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         animal = recipe.stem.split("2dog")[0]
         options = {
             "--data.source": f"data/afhq_v2/test/{animal}",
-            "--model.steps": "3",
+            "--model.method.steps": "3",
             "--data.num_workers": "0",
             "--trainer.accelerator": "cpu",
             "--trainer.enable_progress_bar": "false",

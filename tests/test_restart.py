@@ -24,8 +24,9 @@ from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.folder import save_domain
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.runs.folder import RunFolder, sole_use
+from cyclelight.runs.plan import Plan
 from datamodules import TranslationImages, translation_images
-from datamodules.order import Batches, Dealt
+from datamodules.order import Batches, ShareSampler, batch_loader
 
 # Lightning 2.6 with torch 2.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
@@ -79,7 +80,7 @@ def options(here: Path, output: Path, *more: object) -> list[str]:
     given = {
         "model.source": here / "cat",
         "model.target": here / "dog",
-        "model.steps": 4,
+        "model.method.steps": 4,
         "data.source": here / "sources",
         "data.reference": here / "real",
         "data.num_workers": 0,
@@ -251,7 +252,7 @@ def test_overwriting_waits_until_all_is_loaded(
     (tmp_path / "sources" / "3.png").write_bytes(b"no image")
     network = tmp_path / "dog" / "unet" / "config.json"  # Which its weights will not fit.
     network.write_text(network.read_text().replace('layers_per_block": 1', 'layers_per_block": 2'))
-    args = options(here, tmp_path / "out", "--overwrite", "--model.steps", 5)
+    args = options(here, tmp_path / "out", "--overwrite", "--model.method.steps", 5)
     for option, spoilt, told in (
         ("--data.source", "sources", "cannot read image"),
         ("--scores.weights", "none", "network own_network:Pixels cannot be made"),
@@ -316,7 +317,7 @@ def test_what_made_the_images_must_be_known(
 ) -> None:
     assert main(options(here, tmp_path)) == 0
     before = files(tmp_path)
-    for name in ("config.yaml", "domains.json"):
+    for name in ("config.yaml", "made_by.json"):
         content = (tmp_path / name).read_text()
         cut = content[: content.index("init_args:") + 10] if name == "config.yaml" else "{"
         for damaged in ("", "a: [", "17", "a: 2001-99-99", "[" * 5000, cut):
@@ -325,7 +326,7 @@ def test_what_made_the_images_must_be_known(
             assert main(options(here, tmp_path)) == 2
             assert f"as {tmp_path / name} is missing or damaged" in capfd.readouterr().err
         (tmp_path / name).write_text(content)
-    (tmp_path / "domains.json").unlink()
+    (tmp_path / "made_by.json").unlink()
     assert main(options(here, tmp_path)) == 2
     assert main(options(here, tmp_path, "--overwrite")) == 0
     assert files(tmp_path) == before
@@ -366,13 +367,13 @@ def test_other_settings_are_refused_by_name(
 ) -> None:
     assert main(options(here, tmp_path)) == 0
     before, _ = files(tmp_path), capfd.readouterr()
-    assert main(options(here, tmp_path, "--model.steps", 5, "--model.eta", 0.5)) == 2
+    assert main(options(here, tmp_path, "--model.method.steps", 5, "--model.method.eta", 0.5)) == 2
     error = capfd.readouterr().err
-    assert "--model.eta was 1.0, now 0.5; --model.steps was 4, now 5" in error
+    assert "--model.method.eta was 1.0, now 0.5; --model.method.steps was 4, now 5" in error
     assert error.count("\n") == 1 and files(tmp_path) == before
     # These do not decide what the images are.
     assert main(options(here, tmp_path, "--data.batch_size", 3)) == 0
-    assert main(options(here, tmp_path, "--model.steps", 5, "--overwrite")) == 0
+    assert main(options(here, tmp_path, "--model.method.steps", 5, "--overwrite")) == 0
     assert files(tmp_path)["images/0.png"] != before["images/0.png"]
     assert files(tmp_path).keys() == before.keys()
     assert main(["predict", "--config", str(tmp_path / "config.yaml")]) == 0
@@ -396,7 +397,7 @@ def test_other_weights_of_the_same_name_are_refused(
     assert main([*args, "--overwrite"]) == 0
     after = files(tmp_path / "out")
     assert after.keys() == before.keys() and after["images/0.png"] != before["images/0.png"]
-    assert after["domains.json"] != before["domains.json"]
+    assert after["made_by.json"] != before["made_by.json"]
 
 
 def test_a_file_system_without_locks_is_told(
@@ -442,21 +443,26 @@ def test_values_that_are_not_finite_stop_the_run(
     save_domain(tmp_path / "nan", unet, NoiseSchedule(), card={"name": "nan"})
     args = options(here, tmp_path / "out", "--model.target", tmp_path / "nan")
     assert main(args) == 1
-    assert "the translation of 0.png has values that are not finite" in capfd.readouterr().err
+    assert "the image made of 0.png has values that are not finite" in capfd.readouterr().err
     assert not (tmp_path / "out" / "images").exists()
 
 
 def test_batches_are_the_same_whatever_is_done(here: Path) -> None:
     data = TranslationImages(str(here / "sources"), batch_size=3, num_workers=0)
     data.load(R)
-    assert data.groups(done=False) == [range(3), range(3, 6), range(6, 7)]
-    data.done = {"0.png", "1.png", "3.png", "4.png"}
-    assert data.groups(done=True) == [range(3)]
-    left = [batch["key"] for batch in data.predict_dataloader()]
-    assert left == [["4.png", "6.png", "sub/2.png"], ["sub/5.png"]]
-    data.done = data.keys
-    (empty,) = data.predict_dataloader()
-    assert empty["key"] == [] and empty["image"].shape == (0, 3, R, R)
+    assert data.groups() == [range(3), range(3, 6), range(6, 7)]
+
+    def left(done: set[str]) -> tuple[list[range], list[Any]]:
+        plan = Plan(RunFolder("nowhere"), data.keys, data.groups(), done)
+        groups = plan.batches(done=False)
+        return plan.batches(done=True), list(batch_loader(data.sources, groups, 0, None))
+
+    done, batches = left({"0.png", "1.png", "3.png", "4.png"})
+    assert done == [range(3)]
+    assert [batch["key"] for batch in batches] == [["4.png", "6.png", "sub/2.png"], ["sub/5.png"]]
+    done, (empty,) = left(set(data.keys))
+    assert done == data.groups()
+    assert empty["key"] == [] and empty["image"].shape == (0, R, R, 3)
 
 
 @pytest.mark.parametrize(("batch_size", "shuffled"), [(1, False), (5, False), (2, True)])
@@ -490,10 +496,10 @@ def test_batches_are_dealt_without_repetition(here: Path) -> None:
     data = TranslationImages(str(here / "sources"), batch_size=3, num_workers=0)
     data.load(R)
     assert data.images is not None
-    batches = Batches(data.images, data.groups(done=False))
-    dealt = [list(Dealt(batches, 2, rank)) for rank in range(2)]
+    batches = Batches(data.images, data.groups())
+    dealt = [list(ShareSampler(batches, 2, rank)) for rank in range(2)]
     assert dealt == [[0, 2], [1]]
-    assert [len(Dealt(batches, 5, rank)) for rank in range(5)] == [1, 1, 1, 0, 0]
+    assert [len(ShareSampler(batches, 5, rank)) for rank in range(5)] == [1, 1, 1, 0, 0]
 
 
 def ddp(processes: int) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class Line(LightningModule):
         return DataLoader(TensorDataset(torch.tensor([[1.0], [7.0], [-3.0]])))
 
 
-class Course(Checkpoint):
+class ShardOrder(Checkpoint):
     """Notes what happens, and saves a checkpoint at each place if there is a folder for it.
 
     Lightning calls it last, as it does those that save.
@@ -94,12 +94,12 @@ class Course(Checkpoint):
 
 
 def fit(
-    course: Course,
+    course: ShardOrder,
     workers: int = 0,
     path: Path | None = None,
     more: Sequence[Callback] = (),
     **settings: Any,
-) -> Course:
+) -> ShardOrder:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -138,14 +138,14 @@ def fit(
     ],
 )
 def test_every_place(tmp_path: Path, settings: dict[str, Any], workers: int) -> None:
-    whole = fit(Course(tmp_path), workers, **settings)
+    whole = fit(ShardOrder(tmp_path), workers, **settings)
     assert len(whole.saved) > 6
     last = settings.get("max_steps")
     for path, noted in whole.saved.items():
         rest = whole.events[noted:]
         if whole.events[noted - 1][1] == last:
             rest = []  # Nothing is done any more by a fit that has done its last step.
-        assert fit(Course(), workers, path, **settings).events == rest, path.name
+        assert fit(ShardOrder(), workers, path, **settings).events == rest, path.name
 
 
 def test_patience_stays_lost(tmp_path: Path) -> None:
@@ -154,15 +154,15 @@ def test_patience_stays_lost(tmp_path: Path) -> None:
     def impatient() -> list[Callback]:
         return [EarlyStopping("val", mode="max", patience=2)]
 
-    whole = fit(Course(tmp_path), more=impatient(), max_epochs=9)
+    whole = fit(ShardOrder(tmp_path), more=impatient(), max_epochs=9)
     assert whole.events[-1][2] == 2  # Each value is below the first.
     for path, noted in whole.saved.items():
-        rest = fit(Course(), path=path, more=impatient(), max_epochs=9).events
+        rest = fit(ShardOrder(), path=path, more=impatient(), max_epochs=9).events
         assert rest == whole.events[noted:], path.name
 
 
 def test_lost_gradients_are_told(tmp_path: Path) -> None:
     settings = {"max_steps": 2, "accumulate_grad_batches": 2, "limit_val_batches": 0}
-    amid, *_ = fit(Course(tmp_path), **settings).saved
+    amid, *_ = fit(ShardOrder(tmp_path), **settings).saved
     with pytest.warns(UserWarning, match="amid the batches of one step"):
-        fit(Course(), path=amid, **settings)
+        fit(ShardOrder(), path=amid, **settings)

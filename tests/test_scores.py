@@ -62,7 +62,7 @@ def options(here: Path, output: Path, *more: object) -> list[str]:
     given = {
         "model.source": here / "cat",
         "model.target": here / "dog",
-        "model.steps": 4,
+        "model.method.steps": 4,
         "data.source": here / "sources",
         "data.reference": here / "real",
         "data.num_workers": 0,

@@ -18,8 +18,8 @@ from test_preemption import END, arguments, assert_same_fit, kill, state
 
 from cyclelight.cli import main
 from datamodules import DomainImages, ShardImages, streaming
-from datamodules.reading import Encoded, read_image
-from datamodules.streaming import Course
+from datamodules.reading import FileContent, read_image
+from datamodules.streaming import ShardOrder
 from datamodules.tars import count_images, find_shards, read_shard
 
 # Lightning 2.6 with torch 2.15; Python 3.12.
@@ -107,17 +107,17 @@ def test_images_are_those_of_a_folder(here: Path, make: Make) -> None:
     pixels = {item["key"]: item["image"] for item in folder.train_images}
     seen = {}
     for batch in data.train_dataloader():
-        assert batch["image"].dtype == torch.float32
+        assert batch["image"].dtype == torch.uint8
         seen |= dict(zip(batch["key"], batch["image"], strict=True))
     assert seen.keys() == pixels.keys()
     assert all(torch.equal(seen[key], pixels[key]) for key in seen)
     assert data.summary() == {**folder.summary(), "root": here.name}
 
 
-def course(data: ShardImages, **options: Any) -> Course:
+def shard_order(data: ShardImages, **options: Any) -> ShardOrder:
     assert data.counts is not None
     given = dict(images=sum(data.counts), batch_size=2, processes=1, rank=0, streams=1, buffer=3)
-    return Course(data.train_shards, data.counts, **{**given, "seed": 0, **options})
+    return ShardOrder(data.train_shards, data.counts, **{**given, "seed": 0, **options})
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_epoch_has_each_image_once(
         of_epoch: Counter[str] = Counter()
         for rank in range(processes):
             split = {"processes": processes, "rank": rank, "streams": streams}
-            c = course(data, **split, batch_size=batch_size)
+            c = shard_order(data, **split, batch_size=batch_size)
             parts = [c.samples(epoch, stream) for stream in range(streams)]
             mine = [key for part in parts for key, _ in part]
             assert len(mine) == expected == c.batches * c.size
@@ -151,7 +151,7 @@ def test_a_few_images_make_a_batch_for_each_process(make: Make) -> None:
     data = make()
     seen: Counter[str] = Counter()
     for rank in range(4):
-        c = course(data, processes=4, rank=rank, batch_size=16)
+        c = shard_order(data, processes=4, rank=rank, batch_size=16)
         assert (c.size, c.batches) == (4, 1)
         seen.update(key for key, _ in c.samples(0, 0))
     assert len(seen) == 14 and seen.total() == 16
@@ -159,11 +159,11 @@ def test_a_few_images_make_a_batch_for_each_process(make: Make) -> None:
 
 def test_the_order_follows_from_seed_and_epoch_alone(make: Make) -> None:
     data = make()
-    first = [key for key, _ in course(data).samples(0, 0)]
+    first = [key for key, _ in shard_order(data).samples(0, 0)]
     torch.manual_seed(1), np.random.seed(1)
-    assert [key for key, _ in course(data).samples(0, 0)] == first
-    assert [key for key, _ in course(data).samples(1, 0)] != first
-    assert [key for key, _ in course(data, seed=1).samples(0, 0)] != first
+    assert [key for key, _ in shard_order(data).samples(0, 0)] == first
+    assert [key for key, _ in shard_order(data).samples(1, 0)] != first
+    assert [key for key, _ in shard_order(data, seed=1).samples(0, 0)] != first
     # Recorded, so that a fit can be resumed by a later version.
     assert first[:4] == ["11.webp", "sub/09.png", "12.png", "13.JPG"]
 
@@ -180,7 +180,7 @@ def test_an_epoch_can_be_entered_anywhere(make: Make, workers: int) -> None:
 
     data = make()
     streams = max(1, workers)
-    c = course(data, streams=streams)
+    c = shard_order(data, streams=streams)
     batches = []
     for epoch in (2, 3):
         parts = [iter([key for key, _ in c.samples(epoch, s)]) for s in range(streams)]
@@ -389,7 +389,7 @@ def test_an_unreadable_image_stops_or_is_skipped(here: Path, make: Make, tmp_pat
 
 def test_content_is_read_as_a_file_is(here: Path) -> None:
     path = here / "images" / "train" / "01.JPG"
-    assert read_image(Encoded("a", path.read_bytes())).tobytes() == read_image(path).tobytes()
+    assert read_image(FileContent("a", path.read_bytes())).tobytes() == read_image(path).tobytes()
 
 
 def test_two_images_of_one_key_are_told(here: Path, make: Make, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def translated(slurm: Slurm, here: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def predict(root: Path, output: Path) -> list[str]:
-    return options(root, output, "--data.batch_size", 1, "--model.steps", 300)[1:]
+    return options(root, output, "--data.batch_size", 1, "--model.method.steps", 300)[1:]
 
 
 def test_two_tasks_predict(translated: Path) -> None:

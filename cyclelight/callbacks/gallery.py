@@ -10,10 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from cyclelight.callbacks.writer import ImageWriter, run_folder, translation_data
 from cyclelight.files import atomic
 from cyclelight.runs.folder import Entry, RunFolder
 from cyclelight.runs.page import Pair, Summary, evenly, write_page
+from cyclelight.runs.plan import Plan, plan_of
+from cyclelight.runs.task import task_of
+from datamodules.predict_data import predict_data
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -61,23 +63,21 @@ class Gallery(Callback):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         self.max_pairs, self.page_pairs = max_pairs, page_pairs
-        self._folder: RunFolder | None = None
+        self._plan: Plan | None = None
         self._references: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the real images: should that fail, then before the run rather than after it."""
         if stage != "predict":
             return
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        before = callbacks[: callbacks.index(self)]
-        if not any(isinstance(callback, ImageWriter) for callback in before):
+        if plan_of(trainer) is None:
             raise ValueError("the callback Gallery shows what ImageWriter writes: add it before")
         if trainer.is_global_zero:
-            self._references = translation_data(trainer).reference_pixels(self.max_pairs)
+            self._references = predict_data(trainer).reference_pixels(self.max_pairs)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An error before this has nothing to show."""
-        self._folder = run_folder(trainer)
+        self._plan = plan_of(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After that of `ImageWriter`, where all processes have written their last image."""
@@ -85,13 +85,13 @@ class Gallery(Callback):
         # others can wait.
         if trainer.is_global_zero:
             self._write(trainer, pl_module, interrupted=False)
-        self._folder = None  # Errors of a later stage are not this run's.
+        self._plan = None  # Errors of a later stage are not this run's.
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Show what was finished before an error or Ctrl-C."""
-        if self._folder is None or not trainer.is_global_zero:
+        if self._plan is None or not trainer.is_global_zero:
             return
         try:
             self._write(trainer, pl_module, interrupted=True)
@@ -99,10 +99,9 @@ class Gallery(Callback):
             rank_zero_warn(f"no gallery of the interrupted run: {error}")
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
-        assert self._folder is not None
-        folder, data = self._folder, translation_data(trainer)
-        assert data.images is not None
-        readable = {key for key, _ in data.images.files}
+        assert self._plan is not None
+        folder, data = self._plan.folder, predict_data(trainer)
+        readable = set(self._plan.keys)
         finished = {key: entry for key, entry in folder.finished().items() if key in readable}
         if not finished:
             return
@@ -111,11 +110,11 @@ class Gallery(Callback):
 
         def read(key: str) -> Pair:
             figures = {name: x for of in per_image for name, x in of.get(key, {}).items()}
-            return Pair(_image(data.source_pixels(key)), _read(folder, finished[key]), key, figures)
+            source = _image(data.sources.pixels_of(key))
+            return Pair(source, _read(folder, finished[key]), key, figures)
 
-        describe = pl_module.describe
-        assert callable(describe)
-        title, references = describe(), [_image(pixels) for pixels in self._references]
+        title = task_of(pl_module).describe()
+        references = [_image(pixels) for pixels in self._references]
         cut_off = f"interrupted after {len(finished)} of {len(data.keys)} images"
         shown = evenly(list(finished), self.max_pairs)
         note = cut_off if interrupted else f"{len(shown)} of {len(finished)} images"

@@ -1,25 +1,16 @@
-"""TranslationProgress: how far a translation is, in images and in steps."""
+"""TaskProgress: how far a run of `predict` is, in images and in steps."""
 
 import time
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from cyclelight.methods.base import Method
+from cyclelight.runs.task import task_of
 
 
-@runtime_checkable
-class Translating(Protocol):
-    """What the bar asks of the module."""
-
-    method: Method
-    on_state: Callable[[], object]
-
-
-class TranslationProgress(ProgressBar):
+class TaskProgress(ProgressBar):
     """One bar that moves with every step of a batch, with steps and images per second."""
 
     def __init__(self) -> None:
@@ -37,17 +28,17 @@ class TranslationProgress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar; a unit is one step of one batch."""
-        assert isinstance(pl_module, Translating)
+        task = task_of(pl_module)
         batches = sum(int(n) for n in trainer.num_predict_batches)
         self._bar = tqdm(
-            total=batches * len(pl_module.method),
+            total=batches * task.steps,
             desc="0 images",
             unit="step",
             disable=not self._enabled,
             dynamic_ncols=True,
         )
         self._images, self._started = 0, time.monotonic()
-        pl_module.on_state = self._bar.update
+        task.on_step = self._bar.update
 
     def on_predict_batch_end(
         self,

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cyclelight.callbacks.writer import run_folder, translation_data
 from cyclelight.chains.sample import sample
 from cyclelight.diffusion.pixels import to_uint8
 from cyclelight.domains.domain import Domain
@@ -24,9 +23,12 @@ from cyclelight.metrics.judge import Judge, PerImage, classes_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.page import Summary
+from cyclelight.runs.plan import plan_of
 from cyclelight.runs.report import Report
+from cyclelight.runs.task import task_of
 from datamodules import DomainData
 from datamodules.order import groups_of
+from datamodules.predict_data import predict_data
 
 
 class TranslationScores(Callback):
@@ -69,34 +71,33 @@ class TranslationScores(Callback):
         """Load the feature network: should it be missing, then before the run, not after it."""
         if stage != "predict":
             return
-        resolution = pl_module.resolution
-        assert isinstance(resolution, int)
-        data = translation_data(trainer)
-        realism = data.reference is not None or self.classes is not None
+        resolution = task_of(pl_module).resolution
+        data = predict_data(trainer)
+        realism = data.reference_images is not None or self.classes is not None
         self.judge = Judge(self.protocol if realism else None, self.weights, resolution=resolution)
         agree(self.judge)
         self._judged = Judged()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know the target by its name, and go where the images are."""
-        if self.classes is None and translation_data(trainer).reference is not None:
-            target = pl_module.method.target  # type: ignore[union-attr]
-            assert isinstance(target, Domain)
-            self.classes = target.name if target.name in IMAGENET_CLASSES else None
+        """Know by its name what the images show, and go where they are."""
+        if self.classes is None and predict_data(trainer).reference_images is not None:
+            kind = task_of(pl_module).kind
+            self.classes = kind if kind in IMAGENET_CLASSES else None
         self.judge.to(pl_module.device)
         self._judge_earlier(trainer)
 
     def _judge_earlier(self, trainer: Trainer) -> None:
         """Judge this process's share of what an earlier run finished, in the very same batches."""
-        data, folder = translation_data(trainer), run_folder(trainer)
-        groups = data.groups(done=True)[trainer.global_rank :: trainer.world_size]
+        sources, plan = predict_data(trainer).sources, plan_of(trainer)
+        if plan is None:
+            return
+        groups = plan.batches(done=True)[trainer.global_rank :: trainer.world_size]
         device = trainer.strategy.root_device
         for group in progress(groups, trainer, "earlier images"):
-            assert data.images is not None
-            keys, side = [data.images.files[i][0] for i in group], data.images.resolution
-            images = torch.stack([folder.read_image(key, side) for key in keys]).to(device)
-            sources = torch.stack([data.images.pixels(index) for index in group]).to(device)
-            self._judged.add(keys, self.judge(images, sources))
+            keys, side = [plan.keys[index] for index in group], sources.resolution
+            images = torch.stack([plan.folder.read_image(key, side) for key in keys]).to(device)
+            originals = torch.stack([sources.pixels(index) for index in group]).to(device)
+            self._judged.add(keys, self.judge(images, originals))
 
     def on_predict_batch_end(
         self,
@@ -109,12 +110,11 @@ class TranslationScores(Callback):
     ) -> None:
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
         if batch["key"]:
-            judged = self.judge(to_uint8(outputs), to_uint8(batch["image"]))
-            self._judged.add(batch["key"], judged)
+            self._judged.add(batch["key"], self.judge(outputs, batch["image"]))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
-        data = translation_data(trainer)
+        data = predict_data(trainer)
         reference = Judged()
         if data.reference_images is not None:
             reference = judge_share(self.judge, data.reference_images, trainer, "reference")

@@ -1,42 +1,26 @@
-"""Translated images to files."""
+"""Images that a run makes to files."""
 
+from collections.abc import Mapping, Set
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from cyclelight.diffusion.pixels import digest, to_uint8
 from cyclelight.runs.folder import RunFolder
-from datamodules import TranslationImages
+from cyclelight.runs.plan import Plan, Planner
+from cyclelight.runs.task import task_of
+from datamodules.predict_data import PredictData, predict_data
 
 
-def translation_data(trainer: Trainer) -> TranslationImages:
-    """The datamodule of a `predict` run.
+class ImageWriter(Planner):
+    """Writes each image of a `Task` to the run folder as soon as it is made.
 
-    Raises:
-        ValueError: it is of another kind.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, TranslationImages):
-        raise ValueError(f"predict takes the data of TranslationImages, got {type(data).__name__}")
-    return data
-
-
-def run_folder(trainer: Trainer) -> RunFolder:
-    """The folder of a `predict` run: the trainer's `default_root_dir`, the datamodule's `keys`."""
-    return RunFolder(trainer.default_root_dir, translation_data(trainer).keys)
-
-
-class ImageWriter(Callback):
-    """Writes each predicted image to the run folder as soon as it is finished.
-
-    Predictions are (B, 3, R, R), float [-1, 1], of batches with `key` and `path`; the module has a
-    `seed`. With several processes each writes its own images. What an earlier run has finished in
-    the same folder is left out of the data.
+    The folder is the trainer's `default_root_dir`. With several processes each writes its own
+    images. What an earlier run has finished in the same folder is not made again.
 
     Args:
-        overwrite: begin anew: remove what an earlier run left, and leave nothing out.
+        overwrite: begin anew: remove what an earlier run left, and make everything.
     """
 
     def __init__(self, overwrite: bool = False) -> None:
@@ -46,38 +30,39 @@ class ImageWriter(Callback):
         """Here rather than later, so that a bad output folder stops the run before models load."""
         if stage != "predict":
             return
-        self.folder = run_folder(trainer)
-        data = translation_data(trainer)
-        assert data.images is not None, "the data's setup comes first"
-        if self.overwrite:
-            data.done = frozenset()
-            return
+        data = predict_data(trainer)
+        folder = RunFolder(trainer.default_root_dir, data.keys)
+        done = frozenset() if self.overwrite else self._done(trainer, data, folder)
+        self.plan = Plan(folder, data.sources.keys, data.groups(), done)
+
+    def _done(self, trainer: Trainer, data: PredictData, folder: RunFolder) -> Set[str]:
+        """What an earlier run has finished, but for images whose sources have changed."""
         if trainer.is_global_zero:
-            others = self.folder.open_manifest()
+            others = folder.open_manifest()
             if others:
                 rank_zero_warn(
-                    f"{self.folder.root} holds {others} images of an earlier run that this one "
-                    f"does not make; they stay there and in its manifest"
+                    f"{folder.root} holds {others} images of an earlier run that this one does not "
+                    f"make; they stay there and in its manifest"
                 )
         trainer.strategy.barrier()
         # No process begins before all are past the next barrier, when the loaders are made. That
         # the images are there was seen to already, by one process for all.
-        known = {entry["key"]: entry["digest"] for entry in self.folder.entries()}
-        changed = data.images.changed(known)
+        known = {entry["key"] for entry in folder.entries()}
+        changed = data.sources.changed(folder.entries())
         if changed:
             rank_zero_warn(
                 f"{len(changed)} images, such as {min(changed)}, are other ones than those that "
-                f"{self.folder.root} has translations of: they are translated again"
+                f"{folder.root} has results of: these are made again"
             )
         if changed and trainer.is_global_zero:  # The others have read it: `changed` is of them all.
-            self.folder.forget(changed)
-        data.done = known.keys() - changed
+            folder.forget(changed)
+        return known - changed
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what is to be overwritten only now, when all that may fail is loaded."""
         if self.overwrite:
             if trainer.is_global_zero:
-                self.folder.clear()
+                self._folder.clear()
             trainer.strategy.barrier()
 
     def on_predict_batch_end(
@@ -85,31 +70,33 @@ class ImageWriter(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Any,
+        batch: Mapping[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Write the images of a batch."""
         assert isinstance(outputs, Tensor) and len(outputs) == len(batch["key"])
-        seed = pl_module.seed
-        assert isinstance(seed, int)
-        for key, image in zip(batch["key"], outputs, strict=True):
-            if not image.isfinite().all():
-                raise RuntimeError(
-                    f"the translation of {key} has values that are not finite: the weights of the "
-                    f"domains are damaged, or trainer.precision is too low for them"
-                )
-        names = zip(batch["key"], batch["path"], strict=True)
-        images = zip(to_uint8(batch["image"]).cpu(), to_uint8(outputs).cpu(), strict=True)
-        for (key, path), (source, image) in zip(names, images, strict=True):
-            self.folder.write_image(key, image)
+        seed = task_of(pl_module).seed
+        fields = {name: values for name, values in batch.items() if name != "image"}
+        for index, image in enumerate(outputs.cpu()):
+            entry = {name: values[index] for name, values in fields.items()}
+            self._folder.write_image(entry["key"], image)
             # After the image, so that what the manifest lists is there.
-            self.folder.add_to_manifest(key, path, digest(source), seed)
+            self._folder.add_to_manifest(
+                entry.pop("key"), entry.pop("path"), entry.pop("digest"), seed, entry
+            )
+
+    @property
+    def _folder(self) -> RunFolder:
+        assert self.plan is not None, "setup comes first"
+        return self.plan.folder
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the manifest, when all processes have written their last image."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self.folder.close_manifest()
-            lost = self.folder.unlisted()
+            self._folder.close_manifest()
+            lost = self._folder.unlisted()
             if lost:
                 raise RuntimeError(
                     f"the manifest lacks {len(lost)} images that were written, such as {lost[0]}: "

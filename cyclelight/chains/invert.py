@@ -7,14 +7,12 @@ from torch import Tensor
 
 from cyclelight.chains.loop import last
 from cyclelight.diffusion.denoiser import Denoiser
-from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain
 
 
-def invert_stream(
-    denoiser: Denoiser, x_0: Tensor, *, schedule: NoiseSchedule, grid: TimeGrid
-) -> Iterator[Tensor]:
+def inversion_chain(denoiser: Denoiser, x_0: Tensor, *, grid: TimeGrid) -> Iterator[Tensor]:
     """The states from the clean image up to the grid's start, each (B, C, H, W).
 
     The deterministic step run upwards, x_t = sqrt(abar_t) x_0_hat + sqrt(1 - abar_t) eps_hat, with
@@ -24,7 +22,7 @@ def invert_stream(
     x, s = x_0, CLEAN
     for t in reversed(grid.timesteps):
         eps = denoiser(x, t if s == CLEAN else s).eps
-        x, s = Step.between(schedule, s, t, eta=0.0).mean(x, eps), t
+        x, s = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, eps), t
         yield x
 
 
@@ -54,5 +52,5 @@ def invert(
     """
     x_0 = domain.to_states(images)
     grid = TimeGrid.whole(domain.schedule, steps)
-    states = invert_stream(domain.denoiser, x_0, schedule=domain.schedule, grid=grid)
+    states = inversion_chain(domain.denoiser, x_0, grid=grid)
     return last(states, len(grid), "invert", progress=progress)

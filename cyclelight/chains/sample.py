@@ -5,32 +5,26 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from cyclelight.chains.encode import check_chain, mean_and_sigma
 from cyclelight.chains.loop import last
-from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.chains.source import check_eta
+from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
 from cyclelight.diffusion.noise import Noise, noise_for
-from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain
 
 
-def sample_stream(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    *,
-    schedule: NoiseSchedule,
-    grid: TimeGrid,
-    eta: float,
-    noise: Noise,
-    purpose: str = "sample",
+def reverse_chain(
+    denoiser: Denoiser, x_T: Tensor, *, grid: TimeGrid, eta: float, noise: Noise, purpose: str
 ) -> Iterator[Tensor]:
-    """The states of a reverse chain that starts at x_T, each (B, C, H, W); the last is the image.
+    """The states of a reverse chain that starts at x_T, (B, C, H, W); the last is the clean one.
 
     `noise` is called for (purpose, t) at every t but the last, and not at all where eta is 0.
     """
     x = x_T
     for t, s in grid.pairs:
-        mean, sigma = mean_and_sigma(Step.between(schedule, t, s, eta), x, denoiser(x, t))
+        step = Step.between(denoiser.schedule, t, s, eta)
+        mean, sigma = mean_and_sigma(step, x, denoiser(x, t))
         x = mean if s == CLEAN or eta == 0 else mean + sigma * noise(purpose, t, x)
         yield x
 
@@ -65,7 +59,7 @@ def sample(
     Raises:
         ValueError: an argument is out of range, or neither or both of count and x_T are given.
     """
-    check_chain(eta)
+    check_eta("eta", eta)
     if (count is None) == (x_T is None):
         raise ValueError("give either count or x_T")
     grid = TimeGrid.whole(domain.schedule, steps)
@@ -74,10 +68,8 @@ def sample(
         parameter = next(getattr(domain.denoiser, "parameters", lambda: iter(()))(), None)
         device = parameter.device if parameter is not None else None
         noise = noise_for(count, noise, seed, keys)
-        x_T = noise("start", grid.start, torch.empty((count, *domain.shape), device=device))
+        x_T = noise("sample start", grid.start, torch.empty((count, *domain.shape), device=device))
     domain.check_states(x_T)
     noise = noise_for(len(x_T), noise, seed, keys)
-    states = sample_stream(
-        domain.denoiser, x_T, schedule=domain.schedule, grid=grid, eta=eta, noise=noise
-    )
+    states = reverse_chain(domain.denoiser, x_T, grid=grid, eta=eta, noise=noise, purpose="sample")
     return domain.to_images(last(states, len(grid), "sample", progress=progress))

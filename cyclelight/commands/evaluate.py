@@ -17,7 +17,8 @@ from cyclelight.metrics.gather import choose_protocol, make_report
 from cyclelight.metrics.judge import Judge, classes_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import output_names
-from datamodules.reading import Files, SquareImages, list_images
+from datamodules.reading import Files, list_images
+from datamodules.square_images import SquareImages
 from datamodules.translation_images import find_images
 
 

@@ -96,7 +96,7 @@ def _read(source: str, flags: ADMFlags) -> Domain:
     config = network.config
     card = {"data_licence": "not stated", "flags": told}
     denoiser = NetworkDenoiser(network, schedule)
-    return Domain(denoiser, schedule, config.sample_size, config.in_channels, card=card)
+    return Domain(denoiser, config.sample_size, config.in_channels, card=card)
 
 
 def _table(flags: dict[str, str], told: dict[str, Any]) -> str:

@@ -8,15 +8,12 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from cyclelight.commands.lightning_cli import SaveConfig, Stage
-from cyclelight.domains.folder import check_domain_path, fingerprint
 from cyclelight.files import write_json
-from cyclelight.runs.folder import DOMAINS, IMAGES, RunFolder
+from cyclelight.runs.folder import IMAGES, MADE_BY, RunFolder
+from cyclelight.runs.task import task_of
 from datamodules.translation_images import TranslationImages
 
-INDIFFERENT = (
-    *("data.batch_size", "data.num_workers", "data.on_error", "data.reference"),
-    *("model.source", "model.target"),  # Paths: `domains.json` knows the weights.
-)
+INDIFFERENT = ("data.batch_size", "data.num_workers", "data.on_error", "data.reference")
 """Settings that may change between two runs of `predict` into one folder."""
 START_OVER = "take another --output, or start over with --overwrite"
 
@@ -42,7 +39,7 @@ class SaveRun(SaveConfig):
         if settings.get("source"):
             settings["source"] = os.path.realpath(settings["source"])
         super().save_config(trainer, pl_module, stage)
-        write_json(Path(self.config.output) / DOMAINS, weights(self.config))
+        write_json(Path(self.config.output) / MADE_BY, task_of(pl_module).made_by())
 
 
 def check_apart(data: Any, folder: RunFolder) -> None:
@@ -68,28 +65,22 @@ def check_same_run(cli: Stage, folder: RunFolder) -> None:
     """ValueError if the images in the folder were made by other settings or other weights."""
     if not folder.manifest():
         return
+    made_by, present = _kept(folder, MADE_BY), task_of(cli.model).made_by()
+    # Where weights lie may change: it is known which they are.
+    indifferent = {*INDIFFERENT, *(f"model.{name}" for name in {*made_by, *present})}
     there = _decisive(_kept(folder, cli.config_name))
     now = _decisive(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
     names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
-    if names:
+    if names := [name for name in names if name not in indifferent]:
         told = "; ".join(f"--{name} was {there.get(name)}, now {now.get(name)}" for name in names)
         raise ValueError(f"the images in {folder.root} were made otherwise: {told}; {START_OVER}")
-    made_by, present = _kept(folder, DOMAINS), weights(cli.config)
     changed = [name for name in present if made_by.get(name) != present[name]]
     if changed:
-        settings = cli.config.model.init_args
-        told = " and ".join(f"--model.{name} {settings[name]}" for name in changed)
+        told = " and ".join(f"--model.{name} {now.get(f'model.{name}')}" for name in changed)
         raise ValueError(
             f"the images in {folder.root} were made by other weights than those of {told}; "
             f"{START_OVER}"
         )
-
-
-def weights(config: Any) -> dict[str, str]:
-    """The SHA-256 of the source's and the target's weights, by those names."""
-    settings = config.model.get("init_args", {})
-    names = [name for name in ("source", "target") if settings.get(name)]
-    return {name: fingerprint(check_domain_path(settings[name], name)) for name in names}
 
 
 def _kept(folder: RunFolder, name: str) -> dict[str, Any]:
@@ -99,7 +90,7 @@ def _kept(folder: RunFolder, name: str) -> dict[str, Any]:
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         kept = None
-    if not isinstance(kept, dict) or (name != DOMAINS and not _whole(kept)):
+    if not isinstance(kept, dict) or (name != MADE_BY and not _whole(kept)):
         raise ValueError(
             f"how the images in {folder.root} were made is not known, as {path} is missing or "
             f"damaged; {START_OVER}"
@@ -116,13 +107,21 @@ def _whole(config: dict[str, Any]) -> bool:
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what the images are, by the names of their options."""
+    """The settings that may decide what the images are, by the names of their options."""
     precision = str(config["trainer"].get("precision") or 32)
     found = {"trainer.precision": {"32": "32-true", "64": "64-true"}.get(precision, precision)}
     for group in ("model", "data"):
-        found[group] = config[group].get("class_path")
-        settings = config[group].get("init_args", {})
-        found |= {f"{group}.{name}": value for name, value in settings.items()}
+        found |= _options(group, config[group])
     if found.get("data.source"):
         found["data.source"] = os.path.realpath(found["data.source"])
-    return {name: value for name, value in found.items() if name not in INDIFFERENT}
+    return found
+
+
+def _options(name: str, value: Any) -> dict[str, Any]:
+    """The options below `name` of a value, which may be a class with settings of its own."""
+    if not isinstance(value, dict) or "class_path" not in value:
+        return {name: value}
+    found = {name: value["class_path"]}
+    for setting, inner in (value.get("init_args") or {}).items():
+        found |= _options(f"{name}.{setting}", inner)
+    return found

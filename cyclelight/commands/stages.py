@@ -15,13 +15,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cyclelight.callbacks.gallery import Gallery
 from cyclelight.callbacks.preemption import Preemption
-from cyclelight.callbacks.progress import TranslationProgress
+from cyclelight.callbacks.progress import TaskProgress
 from cyclelight.callbacks.resumption import Resumption
 from cyclelight.callbacks.scores import SampleScores, TranslationScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.lightning_cli import Stage, build
 from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run
+from cyclelight.methods import ddcm, edit_friendly, sdedit  # noqa: F401 (for their short names)
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.translation import TranslationModule
 from cyclelight.runs.checkpoints import AtomicCheckpoints, newest_checkpoint
@@ -142,7 +143,7 @@ class Predict(Stage):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With the writer of the images, the figures and the page that shows both."""
         shown = self.config_init.trainer.enable_progress_bar is not False
-        bar = [TranslationProgress()] if shown else []
+        bar = [TaskProgress()] if shown else []
         writer = ImageWriter(overwrite=self.overwrite)
         self.scores = TranslationScores(**self.config_init.scores)
         self.trainer_defaults["callbacks"] = [writer, self.scores, Gallery(), *bar]

@@ -1,13 +1,13 @@
 """Denoiser: a network and its schedule behind the one interface that everything else knows."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.diffusion.steps import AlphaBar, eps_from_v, eps_from_x_0, x_0_from_eps
+from cyclelight.diffusion.steps import AlphaBar, Step, eps_from_v, eps_from_x_0, x_0_from_eps
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a network was trained to output, in diffusers' words: the noise eps, the velocity
@@ -29,12 +29,18 @@ class Prediction:
 
 
 class Denoiser(Protocol):
-    """Any callable (x_t, t, condition=None) -> Prediction.
+    """Anything with a `schedule` that is called as (x_t, t) -> `Prediction`.
 
-    x_t has shape (B, C, H, W); t is an integer training timestep, one for the whole batch.
+    x_t has shape (B, C, H, W); t is a training timestep, an integer for the whole batch or a tensor
+    (B,) of one for each image. Whatever else a network is told, such as a class or a text, is
+    closed into the object.
     """
 
-    def __call__(self, x_t: Tensor, t: int, condition: Any = None) -> Prediction: ...
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The schedule it was trained under."""
+
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Prediction: ...
 
 
 class NetworkDenoiser(nn.Module):
@@ -80,18 +86,23 @@ class NetworkDenoiser(nn.Module):
         channels = x_t.shape[1]
         return out[:, :channels], out[:, channels:] if out.shape[1] > channels else None
 
-    def forward(self, x_t: Tensor, t: int, condition: Any = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: int | Tensor) -> Prediction:
         """The prediction at timestep t, whatever the network was trained to output.
 
+        Args:
+            x_t: (B, C, H, W).
+            t: an integer, or (B,) integers.
+
         Raises:
-            ValueError: a learned variance is asked of a network that has none, or a condition is
-                given (these networks take none).
+            ValueError: a learned variance is asked of a network that has none.
         """
-        if condition is not None:
-            raise ValueError("this denoiser is unconditional: condition must be None")
-        timesteps = torch.full((len(x_t),), t, device=x_t.device)
+        alpha_bar_t: AlphaBar
+        if isinstance(t, Tensor):
+            timesteps, alpha_bar_t = t, self.schedule.alpha_bars(t).to(x_t)
+        else:
+            timesteps = torch.full((len(x_t),), t, device=x_t.device)
+            alpha_bar_t = self.schedule.alpha_bar(t)
         out, v_range = self.output(x_t, timesteps)
-        alpha_bar_t = self.schedule.alpha_bar(t)
         if self.variance == "learned" and v_range is None:
             raise ValueError("variance is 'learned', but the network has no variance channels")
         eps = eps_from_output(out, x_t, alpha_bar_t, self.prediction_type)
@@ -99,6 +110,22 @@ class NetworkDenoiser(nn.Module):
             x_0 = x_0_from_eps(x_t, eps, alpha_bar_t).clamp(-1, 1)
             eps = eps_from_x_0(x_t, x_0, alpha_bar_t)
         return Prediction(eps, v_range if self.variance == "learned" else None)
+
+
+def mean_and_sigma(
+    step: Step, x_t: Tensor, prediction: Prediction
+) -> tuple[Tensor, float | Tensor]:
+    """mu and sigma of the reverse step that a prediction gives.
+
+    Raises:
+        ValueError: the prediction has a learned variance and eta is not 1.
+    """
+    mean = step.mean(x_t, prediction.eps)
+    if prediction.v_range is None:
+        return mean, step.sigma
+    if step.eta != 1:
+        raise ValueError(f"a learned variance goes with eta 1, got eta {step.eta}")
+    return mean, step.learned_sigma(prediction.v_range)
 
 
 def eps_from_output(

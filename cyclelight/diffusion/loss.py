@@ -37,7 +37,7 @@ def denoising_loss(
         noise: N(0, I), same shape as x_0.
     """
     schedule = denoiser.schedule
-    alpha_bar_t = schedule.alphas_cumprod.to(x_0.device)[timesteps].view(-1, 1, 1, 1)
+    alpha_bar_t = schedule.alpha_bars(timesteps)
     weight = loss_weight(alpha_bar_t, weighting).flatten().to(x_0.dtype)
     alpha_bar_t = alpha_bar_t.to(x_0.dtype)
     x_t = add_noise(x_0, noise, alpha_bar_t)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclelight.errors import about
+
 CLEAN = -1
 
 ScheduleKind = Literal["linear", "scaled_linear", "cosine", "given"]
@@ -144,6 +146,10 @@ class NoiseSchedule:
         """alpha-bar at timestep t; 1 at `CLEAN`."""
         return 1.0 if t == CLEAN else float(self.alphas_cumprod[t])
 
+    def alpha_bars(self, t: Tensor) -> Tensor:
+        """alpha-bar of each of the timesteps (B,), on their device: (B, 1, 1, 1), float64."""
+        return self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+
     def difference(self, other: "NoiseSchedule") -> str | None:
         """The first field in which two schedules differ, with both values; None if equal."""
         for field in ("timesteps", "kind", "beta_start", "beta_end"):
@@ -161,6 +167,12 @@ class NoiseSchedule:
 
     def __hash__(self) -> int:
         return hash(self.timesteps)
+
+
+def check_strength(strength: float) -> None:
+    """Raises ValueError unless it is in (0, 1]."""
+    if not 0 < strength <= 1:
+        raise about("strength", ValueError(f"strength must be in (0, 1], got {strength}"))
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,8 @@ class TimeGrid:
         """
         T = schedule.timesteps
         if not 1 <= steps <= T:
-            raise ValueError(f"steps must be in 1..{T} (the schedule's timesteps), got {steps}")
+            told = f"steps must be in 1..{T} (the schedule's timesteps), got {steps}"
+            raise about("steps", ValueError(told))
         if T % steps == 0:
             ascending = np.arange(0, T, T // steps)
         else:
@@ -205,8 +218,7 @@ class TimeGrid:
         Raises:
             ValueError: `strength` is not in (0, 1], or `steps` not in 1 .. T.
         """
-        if not 0 < strength <= 1:
-            raise ValueError(f"strength must be in (0, 1], got {strength}")
+        check_strength(strength)
         whole = cls.whole(schedule, steps)
         return cls(whole.timesteps[-max(1, round(strength * steps)) :])
 

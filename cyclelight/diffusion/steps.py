@@ -7,6 +7,7 @@ Coefficients are float64 Python numbers: a float32 state meets them already roun
 
 from dataclasses import dataclass
 from math import log, sqrt
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from cyclelight.diffusion.schedule import NoiseSchedule
 
 AlphaBar = float | Tensor
 """One alpha-bar for the whole batch, or a tensor (B, 1, 1, 1) with one for each image."""
+
+Eta = float | Literal["maximum"]
+"""How stochastic a step is: 0 (deterministic) .. 1 (DDPM), or `maximum`, where sigma is all of the
+noise of the level that is reached, sqrt(1 - abar_s), and nothing of the old noise stays."""
 
 
 def add_noise(x_0: Tensor, noise: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
@@ -56,24 +61,26 @@ class Step:
     Args:
         alpha_bar_t: alpha-bar of the level that is left, in (0, 1]; 1 is the clean image.
         alpha_bar_s: alpha-bar of the level that is reached, in (0, 1].
-        eta: 0 (deterministic) .. 1 (DDPM).
+        eta: see `Eta`.
     """
 
     alpha_bar_t: float
     alpha_bar_s: float
-    eta: float
+    eta: Eta
 
     @classmethod
-    def between(cls, schedule: NoiseSchedule, t: int, s: int, eta: float) -> "Step":
+    def between(cls, schedule: NoiseSchedule, t: int, s: int, eta: Eta) -> "Step":
         """The step from timestep t to timestep s of a schedule."""
         return cls(schedule.alpha_bar(t), schedule.alpha_bar(s), eta)
 
     @property
     def sigma(self) -> float:
         """eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s) (Song et al., Eq. 16)."""
+        a_t, a_s = self.alpha_bar_t, self.alpha_bar_s
+        if self.eta == "maximum":
+            return sqrt(1 - a_s)
         if self.eta == 0:
             return 0.0
-        a_t, a_s = self.alpha_bar_t, self.alpha_bar_s
         return self.eta * sqrt((1 - a_s) / (1 - a_t)) * sqrt(1 - a_t / a_s)
 
     def learned_sigma(self, v: Tensor) -> Tensor | float:
@@ -90,10 +97,12 @@ class Step:
 
     def mean(self, x_t: Tensor, eps: Tensor) -> Tensor:
         """mu = sqrt(abar_s) x_0_hat + sqrt(1 - abar_s - sigma^2) eps (Song et al. 2021, Eq. 12)."""
-        x_0_hat = x_0_from_eps(x_t, eps, self.alpha_bar_t)
+        mean = sqrt(self.alpha_bar_s) * x_0_from_eps(x_t, eps, self.alpha_bar_t)
+        if self.eta == "maximum":  # Where the root would be 0 but for rounding.
+            return mean
         # Rounding can leave a tiny negative number where eta = 1 and s is the lowest timestep.
         direction = max(0.0, 1 - self.alpha_bar_s - self.sigma**2)
-        return sqrt(self.alpha_bar_s) * x_0_hat + sqrt(direction) * eps
+        return mean + sqrt(direction) * eps
 
     def posterior(self, x_t: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
         """A draw from q(x_s | x_t, x_0) (Song et al. 2021, Eq. 7): the step with the true noise.

@@ -14,23 +14,21 @@ from cyclelight.domains.autoencoder import Autoencoder, state_shape, state_space
 
 @dataclass(frozen=True)
 class Domain:
-    """A denoiser, the schedule it was trained under, and the images it knows.
+    """A denoiser and the images it knows.
 
     With an autoencoder, images are encoded once on the way in and decoded once on the way out;
     between the two, the chain and all its states are latents. Without one they are pixels.
 
     Args:
-        denoiser: any callable (x_t, t, condition=None) -> `Prediction`.
-        schedule: its noise schedule.
+        denoiser: see `Denoiser`: what is called as (x_t, t) and has a `schedule`.
         resolution: height and width of its images in pixels.
         channels: channels of its images.
         name: what to call it.
         card: where it comes from: training data and licence, steps, versions.
-        autoencoder: what makes its images latents, of which denoiser and schedule then are.
+        autoencoder: what makes its images latents, of which the denoiser then is.
     """
 
     denoiser: Denoiser
-    schedule: NoiseSchedule
     resolution: int
     channels: int = 3
     name: str = "domain"
@@ -46,6 +44,11 @@ class Domain:
         if self.autoencoder is not None:
             self.autoencoder.to(dtype)
         return self
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the denoiser was trained under."""
+        return self.denoiser.schedule
 
     @property
     def shape(self) -> tuple[int, int, int]:

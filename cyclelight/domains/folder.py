@@ -129,7 +129,7 @@ def load_domain(
         clip_x_0=clip_x_0,
     )
     name = str(card.get("name", path.stem if path.is_file() else display_name(given)))
-    return Domain(denoiser, schedule, resolution, channels, name, card, autoencoder)
+    return Domain(denoiser, resolution, channels, name, card, autoencoder)
 
 
 def save_domain(

@@ -1,54 +1,113 @@
-"""Method: one way to translate, with one face: method(images, keys) -> images."""
+"""Method: one way to translate. Its constructor's arguments are its settings."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cyclelight.chains.loop import last
-from cyclelight.diffusion.noise import Noise, noise_for
+from cyclelight.chains.source import check_eta
+from cyclelight.diffusion.noise import Noise
+from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
 from cyclelight.domains.domain import Domain, check_pair
+from cyclelight.errors import about
+
+Role = Literal["source", "target"]
+Domains = Mapping[Role, Domain]
+"""The domains that a method needs, by what they are to it."""
 
 
 class Method(ABC):
-    """A translation from one domain into another.
+    """One way to translate images; a subclass is a frozen dataclass of its settings.
 
-    Raises:
-        ValueError: the domains cannot be paired.
+    They are the options of the command line (`--model.method SDEdit --model.method.strength 0.5`),
+    the arguments in Python, and what a run is known by; their defaults stand in one place, there.
     """
 
-    source: Domain
-    target: Domain
-    seed: int
-
-    def __init__(self, source: Domain, target: Domain, *, seed: int = 0) -> None:
-        check_pair(source, target)
-        self.source, self.target, self.seed = source, target, seed
+    needs: ClassVar[tuple[Role, ...]] = ("source", "target")
+    """The domains it works with. The first takes the images in, the last gives them out."""
+    gradients: ClassVar[bool] = False
+    """Whether it takes gradients: then autograd records what `stream` does."""
 
     @abstractmethod
-    def stream(self, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """The states on the way, one for each step; the last is the clean one of the target.
+    def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """The states on the way, one for each step; the last is the clean one of the result.
 
-        All are in the space that source and target share: x_0 comes from `source.to_states`, and
-        the last goes to `target.to_images`.
+        All are in the space that the domains share: x_0 comes from `Domain.to_states`, and the last
+        goes to `Domain.to_images`.
         """
 
     @abstractmethod
-    def __len__(self) -> int:
-        """How many states `stream` yields."""
+    def length(self, schedule: NoiseSchedule) -> int:
+        """How many states `stream` yields.
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        images: Tensor,
-        keys: Sequence[str | int] | None = None,
-        *,
-        noise: Noise | None = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Translate images (B, C, H, W) in [-1, 1]; the result has the same shape, not clamped."""
-        x_0 = self.source.to_states(images)
-        noise = noise_for(len(images), noise, self.seed, keys)
-        states = self.stream(x_0, noise)
-        return self.target.to_images(last(states, len(self), "translate", progress=progress))
+        Raises:
+            ValueError: a setting is out of the schedule's range.
+        """
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Networks of its own beside the domains' denoisers, by the setting that names them."""
+        return {}
+
+    def made_by(self) -> Mapping[str, str]:
+        """The SHA-256 of the weights of its own networks, by the setting that names them."""
+        return {}
+
+    def choose(self, domains: Mapping[Role, Domain | None]) -> Domains:
+        """Those of the domains that it needs, in the order of `needs`.
+
+        Raises:
+            ValueError: one is missing, they cannot be paired, or a setting does not fit them.
+        """
+        chosen: dict[Role, Domain] = {}
+        for role in self.needs:
+            domain = domains.get(role)
+            if domain is None:
+                name = type(self).__name__
+                raise about(role, ValueError(f"{role}: {name} needs this domain, and got none"))
+            chosen[role] = domain
+        members = list(chosen.values())
+        for other in members[1:]:
+            check_pair(members[0], other)
+        self.length(members[0].schedule)
+        return chosen
+
+    def describe(self) -> str:
+        """The settings in one line."""
+        # Subclasses are dataclasses; that cannot be said of an abstract class.
+        settings = asdict(self)  # type: ignore[call-overload]
+        return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+@dataclass(frozen=True)
+class GridMethod(Method):
+    """A method that runs the lower part of an even grid, stochastically.
+
+    Args:
+        steps: number of timesteps of the whole grid, 1 .. T.
+        eta: 0 .. 1; see `Step`.
+        strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    steps: int = 50
+    eta: float = 1.0
+    strength: float = 0.85
+
+    def __post_init__(self) -> None:
+        check_eta("eta", self.eta)
+        check_strength(self.strength)
+
+    def grid(self, schedule: NoiseSchedule) -> TimeGrid:
+        """The timesteps that are run.
+
+        Raises:
+            ValueError: `steps` is above the schedule's T.
+        """
+        return TimeGrid.truncated(schedule, self.steps, self.strength)
+
+    def length(self, schedule: NoiseSchedule) -> int:
+        return len(self.grid(schedule))

@@ -1,74 +1,101 @@
 """CycleDiffusion (Wu and De la Torre 2023, sec. 3.2): one latent space, two decoders."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from cyclelight.chains.decode import stream as decode_stream
-from cyclelight.chains.encode import CodeRecipe, LastResidual, check_chain
+from cyclelight.chains.lockstep import LastResidual, check_last_residual, lockstep
+from cyclelight.chains.source import check_eta, source_chain
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import TimeGrid
-from cyclelight.domains.domain import Domain
-from cyclelight.methods.base import Method
-from cyclelight.methods.sdedit import cleanup_grid, cleanup_stream
+from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.errors import about
+from cyclelight.methods.base import Domains, GridMethod
+from cyclelight.methods.sdedit import renoised_chain
+
+TRAINING_STEPS = 1000
+"""The length of the training schedule that `cleanup` is counted on."""
 
 
-class CycleDiffusion(Method):
+@dataclass(frozen=True)
+class CycleDiffusion(GridMethod):
     """Encode with the source, decode with the target in lockstep, clean up with the target.
 
+    The defaults are the better of a sweep with demo domains of 48 pixels (docs/sweep_cat.csv);
+    `paper` and `released` have the published settings.
+
     Args:
-        source: the domain that the images belong to.
-        target: the domain to translate into; schedule, resolution, channels and autoencoder are
-            the source's.
-        steps: number of timesteps of the whole grid, 1 .. T.
-        eta: 0 .. 1; see `encode`.
-        strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
+        steps: number of timesteps of the whole grid, 1 .. T (1000).
+        eta: 0 .. 1: how stochastic the chain is. Small keeps more of the image, 1 makes a code that
+            is truly Gaussian.
+        strength: in (0, 1]: the share of the grid that is run, counted from the clean end. Less
+            keeps more.
         cleanup: SDEdit on the target afterwards (Meng et al. 2022): steps of a training schedule of
-            1000 to go back; 0 for none.
+            1000 to go back; 0 for none. More is more realistic and less faithful.
         cleanup_eta: eta of the cleanup.
-        last_residual: `keep` or `drop`; see `encode`.
-        seed: seed of the noise.
+        last_residual: keep, so that equal models give the image back, or drop, as the authors'
+            program does.
 
     Raises:
-        ValueError: a setting is out of range, or the domains cannot be paired.
+        ValueError: a setting is out of range.
     """
 
-    def __init__(
-        self,
-        source: Domain,
-        target: Domain,
-        *,
-        steps: int = 100,
-        eta: float = 0.1,
-        strength: float = 1.0,
-        cleanup: int = 0,
-        cleanup_eta: float = 1.0,
-        last_residual: LastResidual = "keep",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(source, target, seed=seed)
-        check_chain(eta, last_residual)
-        check_chain(cleanup_eta)
-        self.grid = TimeGrid.truncated(source.schedule, steps, strength)
-        self.cleanup_grid = cleanup_grid(target.schedule, steps, cleanup)
-        self.eta, self.cleanup_eta = eta, cleanup_eta
-        self.last_residual: LastResidual = last_residual
+    cleanup: int = 100
+    cleanup_eta: float = 1.0
+    last_residual: LastResidual = "keep"
 
-    def __len__(self) -> int:
-        return len(self.grid) + (len(self.cleanup_grid) if self.cleanup_grid else 0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_eta("cleanup_eta", self.cleanup_eta)
+        check_last_residual(self.last_residual)
+        if not 0 <= self.cleanup <= TRAINING_STEPS:
+            raise about(
+                "cleanup", ValueError(f"cleanup must be in 0..{TRAINING_STEPS}, got {self.cleanup}")
+            )
 
-    def stream(self, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+    @classmethod
+    def paper(cls, cleanup: int = 100) -> "CycleDiffusion":
+        """The settings of the paper's Table 1 (sec. 4.1).
+
+        Args:
+            cleanup: 100 for cats to dogs, 125 for wild animals to dogs.
+        """
+        return cls(steps=1000, eta=0.1, strength=0.85, cleanup=cleanup)
+
+    @classmethod
+    def released(cls, cleanup: int = 100) -> "CycleDiffusion":
+        """The settings of the authors' program.
+
+        Args:
+            cleanup: 100 for cats to dogs, 150 for wild animals to dogs.
+        """
+        return cls(steps=1000, eta=0.1, strength=0.85, cleanup=cleanup, last_residual="drop")
+
+    def length(self, schedule: NoiseSchedule) -> int:
+        cleanup = self._cleanup_grid(schedule)
+        return super().length(schedule) + (len(cleanup) if cleanup else 0)
+
+    def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states of the target chain, then those of the cleanup."""
-        y = x_0
-        code = CodeRecipe(self.source, x_0, self.grid, self.eta, noise, self.last_residual)
-        for y in decode_stream(self.target, code):
+        source, target = domains["source"].denoiser, domains["target"].denoiser
+        grid, y = self.grid(source.schedule), x_0
+        chain = source_chain(source, x_0, grid=grid, eta=self.eta, noise=noise)
+        for y in lockstep(target, chain, last_residual=self.last_residual):
             yield y
-        if self.cleanup_grid is not None:
-            yield from cleanup_stream(
-                self.target.denoiser,
+        cleanup_grid = self._cleanup_grid(target.schedule)
+        if cleanup_grid is not None:
+            yield from renoised_chain(
+                target,
                 y,
-                schedule=self.target.schedule,
-                grid=self.cleanup_grid,
+                grid=cleanup_grid,
                 eta=self.cleanup_eta,
                 noise=noise,
+                purpose="cleanup",
             )
+
+    def _cleanup_grid(self, schedule: NoiseSchedule) -> TimeGrid | None:
+        """The points of the whole grid below `cleanup`, the same share of any schedule."""
+        if self.cleanup == 0:
+            return None
+        top = max(1, round(self.cleanup * schedule.timesteps / TRAINING_STEPS))
+        return TimeGrid.whole(schedule, self.steps).below(top)

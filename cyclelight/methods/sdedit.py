@@ -1,52 +1,51 @@
-"""SDEdit cleanup: a little noise, then the target's own denoising (Meng et al. 2022)."""
+"""SDEdit (Meng et al. 2022, sec. 3): a little noise, then the target's own denoising."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from cyclelight.chains.sample import sample_stream
+from cyclelight.chains.sample import reverse_chain
 from cyclelight.diffusion.denoiser import Denoiser
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.diffusion.steps import add_noise
-
-TRAINING_STEPS = 1000
-"""The length of the training schedule that `cleanup` is counted on."""
+from cyclelight.methods.base import Domains, GridMethod, Role
 
 
-def cleanup_grid(schedule: NoiseSchedule, steps: int, cleanup: int) -> TimeGrid | None:
-    """The grid points that a cleanup visits: those of the whole grid below `cleanup`; None for 0.
+@dataclass(frozen=True)
+class SDEdit(GridMethod):
+    """Noise an image up to a level, and denoise it with the target; no source domain is needed.
 
-    `cleanup` is counted on a training schedule of 1000 steps: 100 is the cleanest tenth of any
-    schedule, and on a grid of 100 steps it visits 10 points.
+    Args:
+        steps: number of timesteps of the whole grid, 1 .. T.
+        eta: 0 (DDIM) .. 1 (DDPM).
+        strength: in (0, 1]: the share of the grid that is run, counted from the clean end: how much
+            of the image the noise hides. The paper has 0.5.
 
     Raises:
-        ValueError: `cleanup` is not in 0 .. 1000.
+        ValueError: a setting is out of range.
     """
-    if not 0 <= cleanup <= TRAINING_STEPS:
-        raise ValueError(f"cleanup must be in 0..{TRAINING_STEPS}, got {cleanup}")
-    if cleanup == 0:
-        return None
-    top = max(1, round(cleanup * schedule.timesteps / TRAINING_STEPS))
-    return TimeGrid.whole(schedule, steps).below(top)
+
+    strength: float = 0.5
+
+    needs: ClassVar[tuple[Role, ...]] = ("target",)
+
+    def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """The states of the target's chain."""
+        target = domains["target"].denoiser
+        grid = self.grid(target.schedule)
+        return renoised_chain(target, x_0, grid=grid, eta=self.eta, noise=noise, purpose="sdedit")
 
 
-def cleanup_stream(
-    target: Denoiser,
-    y_0: Tensor,
-    *,
-    schedule: NoiseSchedule,
-    grid: TimeGrid,
-    eta: float,
-    noise: Noise,
+def renoised_chain(
+    target: Denoiser, x_0: Tensor, *, grid: TimeGrid, eta: float, noise: Noise, purpose: str
 ) -> Iterator[Tensor]:
-    """The states of a cleanup of the images y_0, each (B, C, H, W); the last is the image.
+    """The states (B, C, H, W) of a chain from x_0, noised to the grid's start, back to a clean one.
 
-    Noise is added up to the grid's own top timestep, the level at which the chain starts.
-    `noise` is called for ("cleanup start", grid.start) and ("cleanup", t).
+    `noise` is called for (purpose + " start", grid.start) and (purpose, t).
     """
-    start = noise("cleanup start", grid.start, y_0)
-    y_t = add_noise(y_0, start, schedule.alpha_bar(grid.start))
-    return sample_stream(
-        target, y_t, schedule=schedule, grid=grid, eta=eta, noise=noise, purpose="cleanup"
-    )
+    start = noise(f"{purpose} start", grid.start, x_0)
+    x_t = add_noise(x_0, start, target.schedule.alpha_bar(grid.start))
+    return reverse_chain(target, x_t, grid=grid, eta=eta, noise=noise, purpose=purpose)

@@ -1,61 +1,67 @@
-"""translate: images of one domain into another, in one call."""
+"""translate: images of one domain into another by any method, in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from cyclelight.chains.encode import LastResidual
-from cyclelight.diffusion.noise import Noise
+from cyclelight.chains.loop import last
+from cyclelight.diffusion.noise import Noise, noise_for
 from cyclelight.domains.domain import Domain
+from cyclelight.methods.base import Method
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 
 
 def translate(
-    source: Domain,
-    target: Domain,
+    source: Domain | None,
+    target: Domain | None,
     images: Tensor,
     *,
-    steps: int = 100,
-    eta: float = 0.1,
-    strength: float = 1.0,
-    cleanup: int = 0,
-    cleanup_eta: float = 1.0,
-    last_residual: LastResidual = "keep",
+    method: Method | None = None,
     seed: int = 0,
     keys: Sequence[str | int] | None = None,
     noise: Noise | None = None,
     progress: bool = False,
+    on_step: Callable[[Tensor], object] | None = None,
+    **settings: Any,
 ) -> Tensor:
-    """Translate images with CycleDiffusion: both chains in lockstep, nothing stored.
+    """Translate images by a method, or by CycleDiffusion with the given settings.
 
-    Without cleanup this equals `decode(target, encode(source, images, ...))` up to rounding, in the
-    memory of two states. With equal networks it returns `images` bit for bit; where there is an
-    autoencoder, what it makes of them.
+    With equal networks on both sides, and no cleanup, the methods that run two models in lockstep
+    return `images` bit for bit; where there is an autoencoder, what it makes of them.
 
     Args:
-        source: the domain that the images belong to.
+        source: the domain that the images belong to; None where the method needs none.
         target: the domain to translate into.
         images: (B, C, H, W), floating point, in [-1, 1].
-        steps, eta, strength, cleanup, cleanup_eta, last_residual, seed: see `CycleDiffusion`.
-        keys: one key per image; None for its position in the batch.
+        method: such as `SDEdit(strength=0.5)`; None for `CycleDiffusion(**settings)`.
+        seed: seed of the noise.
+        keys: one key per image; None for its position in the batch. An image's result depends on
+            its key and seed alone.
         noise: a source of noise in place of seed and keys.
         progress: show a progress bar.
+        on_step: called with the state after each step, (B, *domain.shape). Who wants to stop on the
+            way iterates over `method.stream`.
+        settings: of CycleDiffusion; not with `method`, which has its own.
 
     Returns:
         Images (B, C, H, W), near [-1, 1], not clamped.
 
     Raises:
-        ValueError: an argument is out of range, or images and domains do not fit together.
+        TypeError: CycleDiffusion has no such setting.
+        ValueError: a setting is out of range, or images and domains do not fit together.
     """
-    method = CycleDiffusion(
-        source,
-        target,
-        steps=steps,
-        eta=eta,
-        strength=strength,
-        cleanup=cleanup,
-        cleanup_eta=cleanup_eta,
-        last_residual=last_residual,
-        seed=seed,
-    )
-    return method(images, keys, noise=noise, progress=progress)
+    if method is None:
+        method = CycleDiffusion(**settings)
+    elif settings:
+        name = type(method).__name__
+        raise ValueError(f"{', '.join(settings)} must be given to the method, {name}(...)")
+    domains = method.choose({"source": source, "target": target})
+    entry, exit_ = domains[method.needs[0]], domains[method.needs[-1]]
+    with torch.set_grad_enabled(method.gradients):
+        x_0 = entry.to_states(images)
+        states = method.stream(domains, x_0, noise_for(len(images), noise, seed, keys))
+        length = method.length(entry.schedule)
+        y = last(states, length, "translate", progress=progress, on_state=on_step)
+        return exit_.to_images(y)

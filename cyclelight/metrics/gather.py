@@ -15,7 +15,7 @@ from cyclelight.metrics.judge import Judge, PerImage, score
 from cyclelight.metrics.protocol import Protocol, protocol
 from cyclelight.runs.report import Report
 from datamodules.order import groups_of
-from datamodules.reading import SquareImages
+from datamodules.square_images import SquareImages
 
 T = TypeVar("T")
 

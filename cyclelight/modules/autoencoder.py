@@ -14,7 +14,7 @@ from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import log_images
 from cyclelight.diffusion.loss import finite
 from cyclelight.diffusion.noise import step_generator
-from cyclelight.diffusion.pixels import to_uint8
+from cyclelight.diffusion.pixels import to_float, to_uint8
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import MARK, autoencoder_state, rebuild, save_autoencoder
 from cyclelight.files import check_place
@@ -102,7 +102,7 @@ class AutoencoderModule(Trained):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
-        x = batch["image"]
+        x = to_float(batch["image"])
         generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
         if self.flip:
             x = mirror(x, generator)
@@ -117,13 +117,13 @@ class AutoencoderModule(Trained):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Reconstructions from the posterior's mean, as a domain will make them."""
-        x = batch["image"]
+        x = to_float(batch["image"])
         if not len(x):  # What a process without images gets.
             return
         x_hat = self.network.decode(self.network.encode(x).latent_dist.mode()).sample
         pixels = to_uint8(x_hat)
         self.val_l1.update((x - x_hat).abs().mean(dim=(1, 2, 3)))
-        self.val_psnr.update(psnr(pixels, to_uint8(x)))
+        self.val_psnr.update(psnr(pixels, batch["image"]))
         if batch_idx == 0 and not self.trainer.sanity_checking:
             shown = torch.cat([x[:SHOWN], x_hat[:SHOWN].to(x)])
             log_images(self.trainer, "reconstructions", shown, columns=min(SHOWN, len(x)))
@@ -154,7 +154,7 @@ class AutoencoderModule(Trained):
             state["state_dict"] = weights
         copy, latents, seen = rebuild(state), [], 0
         for batch in self.trainer.train_dataloader or ():
-            latents.append(copy.encode(batch["image"].cpu()))
+            latents.append(copy.encode(to_float(batch["image"]).cpu()))
             seen += len(latents[-1])
             if seen >= MEASURED:
                 break

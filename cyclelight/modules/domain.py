@@ -16,6 +16,7 @@ from cyclelight.callbacks.samples import SampleGrid
 from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.diffusion.loss import Weighting, denoising_loss, finite
 from cyclelight.diffusion.noise import keyed_generator, step_generator
+from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import state_shape, state_space
 from cyclelight.domains.autoencoder_folder import autoencoder_state, load_autoencoder
@@ -151,7 +152,6 @@ class DomainModule(Trained):
         """The domain as it is now, sharing this module's network."""
         return Domain(
             self.denoiser,
-            self.denoiser.schedule,
             self.resolution,
             self.channels,
             self.name,
@@ -176,7 +176,7 @@ class DomainModule(Trained):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
-        x_0 = batch["image"]
+        x_0 = to_float(batch["image"])
         generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
         if self.flip:
             x_0 = mirror(x_0, generator)
@@ -203,7 +203,7 @@ class DomainModule(Trained):
         """Each image at one timestep of each range; timestep and noise depend on its key alone."""
         if not len(batch["image"]):  # What a process without images gets.
             return
-        x_0 = self.domain.to_states(batch["image"])
+        x_0 = self.domain.to_states(to_float(batch["image"]))
         T, metrics = self.denoiser.schedule.timesteps, self._metrics()
         for level, name in enumerate(self._levels()):
             low, high = T * level // LEVELS, T * (level + 1) // LEVELS

@@ -1,37 +1,28 @@
-"""TranslationModule: translate images between two domains (`lightning predict`)."""
+"""TranslationModule: translate images by a method (`lightning predict`)."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from cyclelight.chains.encode import LastResidual
-from cyclelight.diffusion.noise import KeyedNoise
-from cyclelight.domains.folder import check_domain_path, load_domain
-from cyclelight.methods import METHODS
-from cyclelight.methods.base import Method
+from cyclelight.diffusion.pixels import to_float
+from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
+from cyclelight.methods.base import Domains, Method, Role
+from cyclelight.methods.cyclediffusion import CycleDiffusion
+from cyclelight.methods.translate import translate
+from cyclelight.runs.task import Task
 
 
-class TranslationModule(LightningModule):
-    """Pairs two domains and translates images from the first into the second.
+class TranslationModule(Task):
+    """Translates images by a method, from one domain into another.
 
     Args:
         source: domain that the images belong to: a domain folder, a checkpoint of `fit`, or
-            `owner/name` or `owner/name@revision` on the Hugging Face Hub.
+            `owner/name` or `owner/name@revision` on the Hugging Face Hub. Not read where the method
+            needs none.
         target: domain to translate into; its schedule, resolution, channels and autoencoder are
             the source's.
-        method: how to translate: CycleDiffusion.
-        steps: timesteps of the whole grid, 1 to the schedule's length (1000).
-        eta: 0 to 1: how stochastic the chain is. Small keeps more of the image, 1 makes a code that
-            is truly Gaussian. The paper uses 0.1; the default is the better of a sweep
-            (docs/sweep_cat.csv), with demo domains of 48 pixels.
-        strength: share of the grid that is run, above 0 and at most 1. Less keeps more.
-        cleanup: SDEdit on the target afterwards: steps of a training schedule of 1000 to go back;
-            0 for none. More is more realistic and less faithful.
-        cleanup_eta: eta of the cleanup.
-        last_residual: keep, so that equal models give the image back, or drop, as the authors'
-            program does.
+        method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
 
     Raises:
@@ -41,74 +32,74 @@ class TranslationModule(LightningModule):
 
     def __init__(
         self,
-        source: str,
-        target: str,
-        method: str = "CycleDiffusion",
-        steps: int = 50,
-        eta: float = 1.0,
-        strength: float = 0.85,
-        cleanup: int = 100,
-        cleanup_eta: float = 1.0,
-        last_residual: LastResidual = "keep",
+        source: str | None = None,
+        target: str | None = None,
+        method: Method = CycleDiffusion(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method}")
-        self.seed = seed
-        self._method, self._source, self._target = METHODS[method], source, target
-        self._settings: dict[str, Any] = {
-            "steps": steps,
-            "eta": eta,
-            "strength": strength,
-            "cleanup": cleanup,
-            "cleanup_eta": cleanup_eta,
-            "last_residual": last_residual,
-            "seed": seed,
-        }
+        self.method, self.seed = method, seed
+        paths: dict[Role, str | None] = {"source": source, "target": target}
+        self._paths = {role: path for role, path in paths.items() if path and role in method.needs}
+        for role, path in self._paths.items():
+            check_domain_path(path, role)
         # Without weights first, so that whatever does not fit is said before anything is loaded.
-        self.method = self._make("meta")
-        self.on_state: Callable[[], None] = lambda: None
-        """Called after each step of a batch; a progress bar sets it."""
+        self.domains = self._load("meta")
 
-    def _make(self, device: str) -> Method:
-        check_domain_path(self._source, "source")
-        check_domain_path(self._target, "target")
-        source = load_domain(self._source, device=device)
-        target = load_domain(self._target, device=device)
-        return self._method(source, target, **self._settings)
+    def _load(self, device: str) -> Domains:
+        found = {role: load_domain(path, device=device) for role, path in self._paths.items()}
+        return self.method.choose(found)
 
     @property
     def resolution(self) -> int:
-        """Height and width of the images in pixels."""
-        return self.method.source.resolution
+        return self.domains[self.method.needs[0]].resolution
+
+    @property
+    def steps(self) -> int:
+        return self.method.length(self.domains[self.method.needs[0]].schedule)
+
+    @property
+    def kind(self) -> str | None:
+        return self.domains[self.method.needs[-1]].name
+
+    @property
+    def gradients(self) -> bool:
+        return self.method.gradients
 
     def setup(self, stage: str) -> None:
-        """Load both networks."""
-        self.method = self._make("cpu")
+        """Load all networks."""
+        self.domains = self._load("cpu")
+        networks: dict[str, Any] = {role: d.denoiser for role, d in self.domains.items()}
+        networks |= self.method.networks()
         # As sub-modules, Lightning moves them to its device.
-        self.denoisers = nn.ModuleList(
-            [
-                domain.denoiser
-                for domain in (self.method.source, self.method.target)
-                if isinstance(domain.denoiser, nn.Module)
-            ]
+        self.networks = nn.ModuleDict(
+            {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
         )
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def make(self, batch: Mapping[str, Any]) -> Tensor:
         """The translated images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
-        if not len(batch["image"]):  # What a process without work gets.
-            return batch["image"]
-        source, target = self.method.source, self.method.target
-        y = source.to_states(batch["image"])
-        noise = KeyedNoise(self.seed, batch["key"])
-        for state in self.method.stream(y, noise):
-            y = state
-            self.on_state()
-        return target.to_images(y)
+        return translate(
+            self.domains.get("source"),
+            self.domains.get("target"),
+            to_float(batch["image"]),
+            method=self.method,
+            seed=self.seed,
+            keys=batch["key"],
+            on_step=lambda _: self.on_step(),
+        )
+
+    def made_by(self) -> Mapping[str, str]:
+        """The SHA-256 of the domains' weights, and of the method's own."""
+        found: dict[str, str] = {}
+        for role, path in self._paths.items():
+            found[role] = fingerprint(check_domain_path(path, role))
+        for name, digest in self.method.made_by().items():
+            found[f"method.{name}"] = digest
+        return found
 
     def describe(self) -> str:
         """The method and its settings in one line."""
-        settings = ", ".join(f"{name} {value}" for name, value in self._settings.items())
-        source, target = self.method.source.name, self.method.target.name
-        return f"{self._method.__name__} {source} to {target}: {settings}"
+        names = " to ".join(domain.name for domain in self.domains.values())
+        to = "to " * (len(self.domains) == 1)
+        settings = f"{self.method.describe()}, seed {self.seed}"
+        return f"{type(self.method).__name__} {to}{names}: {settings}"

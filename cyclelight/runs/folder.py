@@ -1,8 +1,8 @@
 """The folder of a run: its images, their manifest, and files written whole or not at all.
 
 images/<key>.png    the translated images, 8-bit
-manifest.jsonl      one line per image: {"key", "source", "digest", "output", "seed"}
-domains.json        the SHA-256 of the domains that made them
+manifest.jsonl      one line per image: {"key", "source", "digest", "output", "seed", ...}
+made_by.json        the SHA-256 of the weights that made them
 .lock               held by the run that is writing here
 """
 
@@ -10,11 +10,11 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from sys import intern
-from typing import TypedDict, TypeGuard
+from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from cyclelight.files import atomic, locked, remove_leftovers
 
 
 class Entry(TypedDict):
-    """A line of the manifest.
+    """A line of the manifest: these fields, and whichever the data has beside them.
 
     `output` is relative to the run folder, `source` as it was given; `digest` is that of the
     source's pixels, see `cyclelight.diffusion.pixels.digest`.
@@ -38,7 +38,7 @@ class Entry(TypedDict):
     seed: int
 
 
-IMAGES, DOMAINS = "images", "domains.json"
+IMAGES, MADE_BY = "images", "made_by.json"
 MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
 """What a run makes of its images at the end."""
 
@@ -97,11 +97,17 @@ class RunFolder:
             Image.fromarray(pixels.cpu().numpy()).save(temporary, format="PNG")
         return path
 
-    def add_to_manifest(self, key: str, source: str, digest: str, seed: int) -> None:
-        """Note that the image of `key` is finished."""
+    def add_to_manifest(
+        self, key: str, source: str, digest: str, seed: int, fields: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note that the image of `key` is finished.
+
+        Args:
+            fields: further ones of the entry, as JSON has them.
+        """
         output = self._output(key)
         entry: Entry = dict(key=key, source=source, digest=digest, output=output, seed=seed)
-        line = json.dumps(entry) + "\n"
+        line = json.dumps({**entry, **(fields or {})}) + "\n"
         # One write to a file opened for appending: lines of a machine's processes never mix.
         descriptor = os.open(self.manifest_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -212,10 +218,10 @@ class RunFolder:
 
 def _is_entry(entry: object) -> TypeGuard[Entry]:
     """Whether it may be one of ours: the file that it names may be removed."""
-    if not isinstance(entry, dict) or entry.keys() != Entry.__annotations__.keys():
+    if not isinstance(entry, dict):
         return False
-    texts, output = [entry[name] for name in entry if name != "seed"], entry["output"]
-    typed = isinstance(entry["seed"], int) and all(isinstance(text, str) for text in texts)
+    typed = all(isinstance(entry.get(name), kind) for name, kind in Entry.__annotations__.items())
+    output = entry.get("output", "")
     return typed and output.startswith(f"{IMAGES}/") and "/../" not in output
 
 

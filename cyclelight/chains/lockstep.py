@@ -1,0 +1,56 @@
+"""Lockstep: the one pairing of two models, of which several published methods are settings."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from cyclelight.chains.source import EncodedStep, scale
+from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
+from cyclelight.diffusion.schedule import CLEAN
+from cyclelight.diffusion.steps import Step
+from cyclelight.errors import about
+
+LastResidual = Literal["keep", "drop"]
+"""Whether the residual of the step to the clean image is decoded, so that equal models give the
+image back; or left out, as in the authors' program of CycleDiffusion."""
+
+
+def lockstep(
+    target: Denoiser,
+    encoded_steps: Iterable[EncodedStep],
+    *,
+    last_residual: LastResidual = "keep",
+) -> Iterator[Tensor]:
+    """The target chain beside a running source chain, each state (B, C, H, W); nothing is stored.
+
+        y_s = x_s + (mu_target(y_t) - mu_source(x_t))
+                  + (sigma_target / sigma_source - 1) (x_s - mu_source(x_t))
+
+    the last line only where variances are learned: fixed ones cancel. Algebraically this is
+    y_s = mu_target(y_t) + sigma_target eps_t (Wu and De la Torre 2023, Eq. 4); written so, the same
+    network on both sides gives back the image bit for bit, since both brackets are then exactly
+    zero.
+    """
+    y: Tensor | None = None
+    for encoded in encoded_steps:
+        y = encoded.x_t if y is None else y
+        step = Step.between(target.schedule, encoded.t, encoded.s, encoded.eta)
+        mean, sigma = mean_and_sigma(step, y, target(y, encoded.t))
+        if encoded.s == CLEAN and last_residual == "drop":
+            y = mean
+        else:
+            y = encoded.x_s + (mean - encoded.mean)
+            if isinstance(sigma, Tensor) or isinstance(encoded.sigma, Tensor):
+                stretch = scale(sigma) / scale(encoded.sigma) - 1
+                y = y + stretch * (encoded.x_s - encoded.mean)
+        yield y
+
+
+def check_last_residual(last_residual: str) -> None:
+    """Raises ValueError unless it is one of `LastResidual`."""
+    if last_residual not in get_args(LastResidual):
+        raise about(
+            "last_residual",
+            ValueError(f"last_residual must be 'keep' or 'drop', got {last_residual!r}"),
+        )

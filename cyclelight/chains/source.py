@@ -1,0 +1,113 @@
+"""The source chain: an image on its way from noise to clean, and where a model would have gone.
+
+The chain itself needs no network, and it runs in the direction in which decoders consume it, so
+that nothing has to be stored between the two.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
+from cyclelight.diffusion.noise import Noise
+from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.steps import Eta, Step, add_noise
+from cyclelight.errors import about
+
+Draw = Literal["chain", "independent", "one"]
+"""How the states x_t of a source chain are drawn; each is one of q(x_t | x_0):
+
+- `chain`: each from the posterior q(x_s | x_t, x_0) of the one before (Wu and De la Torre 2023,
+  Eq. 5).
+- `independent`: each with fresh noise (Huberman-Spiegelglas et al. 2024, Eq. 8).
+- `one`: all with the same noise, which `chain` becomes where sigma is 0."""
+
+
+@dataclass(frozen=True)
+class EncodedStep:
+    """One step of a source chain.
+
+    Args:
+        t, s: the timestep left and the one reached.
+        x_t, x_s: the chain at both, (B, C, H, W).
+        mean: the model's mean mu(x_t), so that the residual is x_s - mean.
+        sigma: the model's standard deviation: a number, or a tensor where it is learned.
+        eta: that of the step, which a decoder must have too.
+    """
+
+    t: int
+    s: int
+    x_t: Tensor
+    x_s: Tensor
+    mean: Tensor
+    sigma: float | Tensor
+    eta: Eta
+
+    @property
+    def noise(self) -> Tensor:
+        """The residual over sigma; the residual itself where sigma is 0."""
+        return (self.x_s - self.mean) / scale(self.sigma)
+
+
+def scale(sigma: float | Tensor) -> float | Tensor:
+    """What a code's noise is counted in: sigma, or 1 where sigma is 0."""
+    return 1.0 if isinstance(sigma, float) and sigma == 0 else sigma
+
+
+def source_chain(
+    source: Denoiser,
+    x_0: Tensor,
+    *,
+    grid: TimeGrid,
+    eta: Eta,
+    noise: Noise,
+    draw: Draw = "chain",
+) -> Iterator[EncodedStep]:
+    """The steps of a source chain, from the grid's start down to the clean image x_0, exactly.
+
+    Args:
+        source: the denoiser whose means are subtracted.
+        x_0: clean states (B, C, H, W).
+        grid: the timesteps to visit.
+        eta: of the model's steps, and of the posterior's.
+        noise: called for ("start", grid.start) and ("posterior", t) at every t but the last; or for
+            ("independent", t) at every t; or for ("one", grid.start).
+        draw: how the states are drawn.
+    """
+    states = _states(source, x_0, grid, eta, noise, draw)
+    x_t = next(states)
+    for (t, s), x_s in zip(grid.pairs, states, strict=True):
+        step = Step.between(source.schedule, t, s, eta)
+        mean, sigma = mean_and_sigma(step, x_t, source(x_t, t))
+        yield EncodedStep(t, s, x_t, x_s, mean, sigma, eta)
+        x_t = x_s
+
+
+def check_eta(argument: str, eta: float) -> None:
+    """Raises ValueError, naming the argument, unless eta is in [0, 1]."""
+    if not 0 <= eta <= 1:
+        raise about(argument, ValueError(f"{argument} must be in [0, 1], got {eta}"))
+
+
+def _states(
+    source: Denoiser, x_0: Tensor, grid: TimeGrid, eta: Eta, noise: Noise, draw: Draw
+) -> Iterator[Tensor]:
+    """x_t at each timestep of the grid, then x_0 itself."""
+    schedule = source.schedule
+    if draw == "one":
+        drawn = noise("one", grid.start, x_0)
+        yield from (add_noise(x_0, drawn, schedule.alpha_bar(t)) for t in grid.timesteps)
+    elif draw == "independent":
+        for t in grid.timesteps:
+            yield add_noise(x_0, noise("independent", t, x_0), schedule.alpha_bar(t))
+    else:
+        x_t = add_noise(x_0, noise("start", grid.start, x_0), schedule.alpha_bar(grid.start))
+        for t, s in grid.pairs:
+            yield x_t
+            if s != CLEAN:
+                drawn = torch.zeros_like(x_0) if eta == 0 else noise("posterior", t, x_0)
+                x_t = Step.between(schedule, t, s, eta).posterior(x_t, x_0, drawn)
+    yield x_0

@@ -1,0 +1,86 @@
+"""What `predict` asks of its data, wherever that comes from."""
+
+from abc import ABC, abstractmethod
+
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cyclelight.runs.plan import plan_of
+from cyclelight.runs.task import task_of
+from datamodules.order import Batch, batch_loader, groups_of
+from datamodules.square_images import SquareImages
+
+
+class PredictData(LightningDataModule, ABC):
+    """The images that a `Task` is to make, by their keys, and what it makes them of.
+
+    A subclass sets `batch_size` and `num_workers`, and `load` sets `images`.
+
+    Batches are dicts: `image`, (B, R, R, 3), uint8; `key`, which names the image in the run (its
+    noise, its output); `path` and `digest` of the source; further fields stand in the manifest. R
+    is the `resolution` of the task.
+    """
+
+    batch_size: int
+    """Images per step and process."""
+    num_workers: int
+    """Processes that decode images."""
+    images: SquareImages | None = None
+    """The sources that can be read; known after `setup`."""
+    reference_images: SquareImages | None = None
+    """Real images of what is made, to judge it by, if there are any; known after `setup`."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """The keys of all images, sorted; those of unreadable sources included."""
+
+    @abstractmethod
+    def load(self, resolution: int) -> None:
+        """Look at the sources as squares of this side in pixels, into `images`.
+
+        Raises:
+            ValueError: a source cannot be read, or none can.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Look at the sources at the resolution of the trainer's task."""
+        assert self.trainer is not None
+        self.load(task_of(self.trainer.lightning_module).resolution)
+
+    @property
+    def sources(self) -> SquareImages:
+        """`images`, after `setup`."""
+        assert self.images is not None, "setup comes first"
+        return self.images
+
+    def groups(self) -> list[range]:
+        """The batches as indices of `sources`."""
+        return groups_of(len(self.sources), self.batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The batches that are not done, dealt to the processes; of none to do, an empty one."""
+        plan = plan_of(self.trainer) if self.trainer is not None else None
+        groups = self.groups() if plan is None else plan.batches(done=False)
+        return batch_loader(self.sources, groups, self.num_workers, self.trainer)
+
+    def reference_pixels(self, count: int) -> list[Tensor]:
+        """Up to `count` real images of the target, evenly spread: (R, R, 3), uint8 each."""
+        images = self.reference_images
+        total = len(images) if images is not None else 0
+        count = min(count, total)
+        return [images.pixels(index * total // count) for index in range(count)] if images else []
+
+
+def predict_data(trainer: Trainer) -> PredictData:
+    """The datamodule of a `predict` run.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, PredictData):
+        name = type(data).__name__
+        raise ValueError(f"predict takes a PredictData, such as TranslationImages, got {name}")
+    return data
