@@ -25,11 +25,12 @@ import numpy as np
 import torch
 import torch.distributed
 
-from cyclelight.metrics import gather as judging
-from cyclelight.metrics.columns import Judged
-from cyclelight.metrics.gather import gather, make_report
+from cyclelight.metrics import gather as gather_file
+from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.gather import gather
 from cyclelight.metrics.protocol import protocol
 from cyclelight.runs.folder import Entry, RunFolder
+from cyclelight.runs.report import Report
 
 DIM, BATCH, REFERENCE = 1280, 32, 500
 FIGURES = ("PSNR", "L2", "SSIM", "LPIPS")
@@ -67,7 +68,7 @@ class Played:
         starts = np.cumsum([0, *self.counts])
 
         def shard(rank: int) -> Iterator[Any]:
-            size = max(1, judging.PIECE // len(self.counts))
+            size = max(1, gather_file.PIECE // len(self.counts))
             for start in range(0, self.counts[rank], size):
                 yield look(int(starts[rank]) + start, min(size, self.counts[rank] - start))
 
@@ -97,7 +98,7 @@ def measure_figures(images: int, processes: int) -> dict[str, float]:
     counts = [images * (r + 1) // processes - images * r // processes for r in range(processes)]
     look(0, BATCH)
     begin = memory("VmRSS")
-    own, reference = Judged(), Judged()
+    own, reference = Columns(), Columns()
     for start in range(0, counts[0], BATCH):
         own.add(*look(start, min(BATCH, counts[0] - start)))
     reference.add(*look(0, REFERENCE, sources=False))
@@ -109,7 +110,7 @@ def measure_figures(images: int, processes: int) -> dict[str, float]:
     kept = memory("VmRSS") - begin
     gathered = memory("VmHWM") - begin
     seconds.append(time.perf_counter())
-    report = make_report(everything, reference, _Judge(), protocol("default"), "dog")  # type: ignore[arg-type]
+    report = Report.of(everything, reference, _Judge(), protocol("default"), "dog")  # type: ignore[arg-type]
     seconds.append(time.perf_counter())
     with tempfile.TemporaryDirectory() as folder:
         report.write(Path(folder))

@@ -17,11 +17,10 @@ ORDER = """
     domains.adapters: * adm
     chains: * loop latent_code source lockstep encode decode sample invert
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
-    metrics: * columns features faithfulness realism protocol judge
-    runs: * folder plan task checkpoints page report sharding
+    metrics: * columns features faithfulness realism protocol figures judge gather
+    runs: * folder plan task checkpoints report page sharding
     datamodules: reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images shards afhq predict_data translation_images *
-    metrics: gather
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder translation
     commands: * errors processes parsing lightning_cli same_run stages

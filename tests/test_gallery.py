@@ -17,7 +17,8 @@ from torch import Tensor
 from cyclelight.callbacks.gallery import Figures, Gallery, draw_gallery
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.diffusion.pixels import to_float
-from cyclelight.runs.page import Pair, Summary, evenly
+from cyclelight.runs.page import Pair, evenly
+from cyclelight.runs.report import Summary
 from cyclelight.runs.task import Task
 from datamodules import DomainImages, TranslationImages
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclelight.runs.page import Column, Pair, Summary, evenly, write_page
+from cyclelight.runs.page import Column, Pair, evenly, write_page
+from cyclelight.runs.report import Summary
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 HOSTILE = """</script><img src=http://x onerror="alert('1')">&amp;$title é 猫.png"""

@@ -18,7 +18,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from cyclelight.cli import main
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.folder import save_domain
-from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.figures import FIGURES, ImageFigure
 from cyclelight.metrics.judge import score
 from cyclelight.metrics.protocol import protocol
 from cyclelight.networks.unet import UNetSettings
@@ -139,6 +140,29 @@ def test_evaluate_gives_the_same_figures(
     assert "KID x 100" in table and "SSIM" in table and "7 / 9" in table
 
 
+def test_a_new_figure_is_one_entry(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mae(images: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+        return (images.double() - sources.double()).abs().mean((1, 2, 3))
+
+    figure = ImageFigure("MAE", lambda: mae, "levels", unit="of 255", higher_is_better=False)
+    monkeypatch.setitem(FIGURES, "MAE", figure)
+
+    assert main(options(here, tmp_path)) == 0
+    errors = [
+        float(np.abs(a.astype(float) - b.astype(float)).mean())
+        for a, b in zip(pixels(tmp_path / "images"), pixels(here / "sources"), strict=True)
+    ]
+    with open(tmp_path / "metrics.csv") as file:
+        assert [float(row["MAE"]) for row in csv.DictReader(file)] == pytest.approx(errors)
+    found = figures(tmp_path)["MAE"]
+    assert found["value"] == pytest.approx(np.mean(errors)) and not found["higher_is_better"]
+    assert "MAE (of 255)" in capsys.readouterr().out
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    assert 'data-sort="MAE" data-first="lowest"' in page and page.count("<dt>MAE") == 7
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -238,8 +262,8 @@ def test_samples_of_a_domain_are_scored(
 
 
 def test_classes_are_counted(here: Path) -> None:
-    def judged(*labels: int) -> Judged:
-        rows, kept = torch.randn(len(labels), 4), Judged()
+    def judged(*labels: int) -> Columns:
+        rows, kept = torch.randn(len(labels), 4), Columns()
         cat = torch.full((len(labels),), 281)
         kept.add(
             [str(index) for index in range(len(labels))],
@@ -252,7 +276,7 @@ def test_classes_are_counted(here: Path) -> None:
     assert (rate.figure, rate.value, rate.floor, rate.ceiling) == ("dog rate", 0.5, 1.0, 0.0)
     assert rate.standard_error == 0.25
     # Without a reference, or with one image, there is nothing to compare sets of.
-    assert [s.figure for s in score(images, Judged(), protocol("default"), "dog")] == ["dog rate"]
+    assert [s.figure for s in score(images, Columns(), protocol("default"), "dog")] == ["dog rate"]
     assert [s.figure for s in score(judged(1), reference, protocol("default"))] == []
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cyclelight.files import atomic
 from cyclelight.runs.folder import Entry, RunFolder
-from cyclelight.runs.page import Pair, Summary, evenly, write_page
+from cyclelight.runs.page import Pair, evenly, write_page
 from cyclelight.runs.plan import Plan, plan_of
+from cyclelight.runs.report import Summary
 from cyclelight.runs.task import task_of
 from datamodules.predict_data import predict_data
 

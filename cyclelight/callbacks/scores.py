@@ -1,37 +1,38 @@
 """Figures of a run: how real and how faithful its images are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from tqdm import tqdm
 
 from cyclelight.chains.sample import sample
 from cyclelight.diffusion.pixels import to_uint8
 from cyclelight.domains.domain import Domain
-from cyclelight.metrics.columns import Judged
-from cyclelight.metrics.gather import (
-    agree,
-    choose_protocol,
-    gather,
-    judge_share,
-    make_report,
-    progress,
-)
-from cyclelight.metrics.judge import Judge, PerImage, classes_of
+from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.figures import classes_of
+from cyclelight.metrics.gather import agree, gather
+from cyclelight.metrics.judge import Judge, PerImage
+from cyclelight.metrics.protocol import protocol as protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import RunFolder
-from cyclelight.runs.page import Summary
 from cyclelight.runs.plan import plan_of
-from cyclelight.runs.report import Report
+from cyclelight.runs.report import Report, Summary
 from cyclelight.runs.task import task_of
 from datamodules import DomainData
 from datamodules.order import groups_of
 from datamodules.predict_data import predict_data
+from datamodules.square_images import SquareImages
+
+T = TypeVar("T")
+
+BATCH = 32
+"""Reference images that a feature network sees at a time."""
 
 
-class TranslationScores(Callback):
+class TaskScores(Callback):
     """Measures a `predict` run: `metrics.json`, `metrics.csv` and a table.
 
     Faithfulness to the source always; FID and KID if the data has a `reference`; the share of
@@ -59,13 +60,13 @@ class TranslationScores(Callback):
         weights: str | None = None,
         classes: str | None = None,
     ) -> None:
-        self.protocol = choose_protocol(protocol, network)
+        self.protocol = protocol_of(protocol, network)
         if classes is not None:
             classes_of(classes)
         self.weights, self.classes = weights, classes
         self.report: Report | None = None
         """Of the last run; on the first process only."""
-        self._judged = Judged()
+        self._seen = Columns()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the feature network: should it be missing, then before the run, not after it."""
@@ -76,7 +77,7 @@ class TranslationScores(Callback):
         realism = data.reference_images is not None or self.classes is not None
         self.judge = Judge(self.protocol if realism else None, self.weights, resolution=resolution)
         agree(self.judge)
-        self._judged = Judged()
+        self._seen = Columns()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Know by its name what the images show, and go where they are."""
@@ -91,13 +92,14 @@ class TranslationScores(Callback):
         sources, plan = predict_data(trainer).sources, plan_of(trainer)
         if plan is None:
             return
-        groups = plan.batches(done=True)[trainer.global_rank :: trainer.world_size]
+        folder, keys = plan.folder, plan.keys
+
+        def made(index: int) -> Tensor:
+            return folder.read_image(keys[index], sources.resolution)
+
+        groups = share(plan.batches(done=True), trainer, "earlier images")
         device = trainer.strategy.root_device
-        for group in progress(groups, trainer, "earlier images"):
-            keys, side = [plan.keys[index] for index in group], sources.resolution
-            images = torch.stack([plan.folder.read_image(key, side) for key in keys]).to(device)
-            originals = torch.stack([sources.pixels(index) for index in group]).to(device)
-            self._judged.add(keys, self.judge(images, originals))
+        self._seen = self.judge.look(groups, keys, made, sources.pixels, device)
 
     def on_predict_batch_end(
         self,
@@ -110,23 +112,21 @@ class TranslationScores(Callback):
     ) -> None:
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
         if batch["key"]:
-            self._judged.add(batch["key"], self.judge(outputs, batch["image"]))
+            self._seen.add(batch["key"], self.judge(outputs, batch["image"]))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
         data = predict_data(trainer)
-        reference = Judged()
-        if data.reference_images is not None:
-            reference = judge_share(self.judge, data.reference_images, trainer, "reference")
-        everything, real = gather(self._judged), gather(reference)
+        reference = look_at_share(self.judge, data.reference_images, trainer)
+        everything, real = gather(self._seen), gather(reference)
         if trainer.is_global_zero:
-            self._judged = everything  # For the gallery.
-            self.report = make_report(everything, real, self.judge, self.protocol, self.classes)
+            self._seen = everything  # For the gallery.
+            self.report = Report.of(everything, real, self.judge, self.protocol, self.classes)
             self.report.write(Path(trainer.default_root_dir))
 
     def per_image(self) -> Mapping[str, Mapping[str, float]]:
         """The figures of each image by its key: of all at the end, until then of this process."""
-        return PerImage(self._judged, self.classes)
+        return PerImage(self._seen, self.classes)
 
     def table(self) -> list[Summary]:
         """The figures over all images; none before the end."""
@@ -142,7 +142,7 @@ class SampleScores(Callback):
         eta: 0 (DDIM) to 1 (DDPM).
         seed: of the samples; the n-th sample depends on this and on n alone.
         batch_size: samples at a time in each process.
-        protocol, network, weights: as in `TranslationScores`.
+        protocol, network, weights: as in `TaskScores`.
         classes: cat, dog or wild: whose share of the samples is told; by default the domain's name.
         folder: where the samples and the figures are written; None for nowhere.
 
@@ -174,7 +174,7 @@ class SampleScores(Callback):
             raise ValueError(f"eta must be in [0, 1], got {eta}")
         if classes is not None:
             classes_of(classes)
-        self.protocol = choose_protocol(protocol, network)
+        self.protocol = protocol_of(protocol, network)
         self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
         self.batch_size, self.weights = batch_size, weights
         self.classes, self.folder = classes, folder
@@ -204,10 +204,9 @@ class SampleScores(Callback):
         self.judge.to(pl_module.device)
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
-        samples = Judged()
-        groups = groups_of(len(keys), self.batch_size)
-        mine = [keys[g.start : g.stop] for g in groups[trainer.global_rank :: trainer.world_size]]
-        for batch in progress(mine, trainer, "samples"):
+        samples = Columns()
+        for group in share(groups_of(len(keys), self.batch_size), trainer, "samples"):
+            batch = keys[group.start : group.stop]
             images = to_uint8(
                 sample(
                     _domain(pl_module), len(batch), steps=self.steps, eta=self.eta, seed=self.seed,
@@ -218,10 +217,10 @@ class SampleScores(Callback):
                 if folder is not None:
                     folder.write_image(key, image)
             samples.add(batch, self.judge(images))
-        reference = judge_share(self.judge, val_images, trainer, "reference")
+        reference = look_at_share(self.judge, val_images, trainer)
         everything, real = gather(samples), gather(reference)
         if trainer.is_global_zero:
-            self.report = make_report(everything, real, self.judge, self.protocol, self.classes)
+            self.report = Report.of(everything, real, self.judge, self.protocol, self.classes)
             if folder is not None:
                 self.report.write(folder.root)
 
@@ -232,3 +231,20 @@ def _domain(pl_module: LightningModule) -> Domain:
         name = type(pl_module).__name__
         raise ValueError(f"{name} has no domain to sample: set scores.samples to 0")
     return domain
+
+
+def look_at_share(judge: Judge, images: SquareImages | None, trainer: Trainer) -> Columns:
+    """This process's share of real images, judged; nothing of None."""
+    if images is None:
+        return Columns()
+    # Whole batches, since the last bits depend on their shape.
+    groups = share(groups_of(len(images), BATCH), trainer, "reference")
+    device = trainer.strategy.root_device
+    return judge.look(groups, images.keys, images.pixels, device=device)
+
+
+def share(groups: Sequence[T], trainer: Trainer, label: str) -> Iterable[T]:
+    """This process's share, with a bar on the first process if the trainer shows one."""
+    mine = groups[trainer.global_rank :: trainer.world_size]
+    barred = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    return tqdm(mine, label, unit="batch", disable=not (barred and mine), leave=False)

@@ -12,11 +12,14 @@ from tqdm import tqdm
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
 from cyclelight.diffusion.pixels import FitMode
-from cyclelight.metrics.columns import Judged
-from cyclelight.metrics.gather import choose_protocol, make_report
-from cyclelight.metrics.judge import Judge, classes_of
+from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.figures import classes_of
+from cyclelight.metrics.judge import Judge
+from cyclelight.metrics.protocol import protocol as protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import output_names
+from cyclelight.runs.report import Report
+from datamodules.order import groups_of
 from datamodules.reading import Files, list_images
 from datamodules.square_images import SquareImages
 from datamodules.translation_images import find_images
@@ -56,7 +59,7 @@ def evaluate(args: list[str]) -> int:
     try:
         options = _parser().parse_args(args)
         _check(options)
-        protocol = choose_protocol(options.protocol, options.network)
+        protocol = protocol_of(options.protocol, options.network)
         found = find_images(options.source)
         triples = match(list_images(options.translated), found)
         resolution = common_side([path for _, path, _ in triples])
@@ -75,13 +78,13 @@ def evaluate(args: list[str]) -> int:
     translated = SquareImages([(key, path) for key, path, _ in triples], resolution, hint="")
     paired = [(key, path) for key, _, path in triples]
     sources = SquareImages(paired, resolution, mode, hint="")
-    images = _judge(judge, translated, sources, options, "images")
-    reference = Judged()
+    images = _look(judge, translated, sources, options, "images")
+    reference = Columns()
     if options.reference is not None:
         files = list_images(options.reference)
         real = SquareImages(files, resolution, mode, hint="")
-        reference = _judge(judge, real, None, options, "reference")
-    report = make_report(images, reference, judge, protocol, options.classes)
+        reference = _look(judge, real, None, options, "reference")
+    report = Report.of(images, reference, judge, protocol, options.classes)
     print(report)  # First, lest a folder that cannot be written to lose it.
     if options.output is not None:
         report.write(Path(options.output))
@@ -158,23 +161,10 @@ def common_side(paths: list[Path]) -> int:
     return sizes[0][0]
 
 
-def _judge(
-    judge: Judge,
-    images: SquareImages,
-    sources: SquareImages | None,
-    options: Namespace,
-    label: str,
-) -> Judged:
-    judged = Judged()
-    starts = range(0, len(images), options.batch_size)
-    for start in tqdm(starts, label, unit="batch", leave=False):
-        batch = range(start, min(start + options.batch_size, len(images)))
-        pixels = _stack(images, batch, options.device)
-        others = _stack(sources, batch, options.device) if sources is not None else None
-        keys = [images.files[index][0] for index in batch]
-        judged.add(keys, judge(pixels, others))
-    return judged
-
-
-def _stack(images: SquareImages, batch: range, device: str) -> torch.Tensor:
-    return torch.stack([images.pixels(index) for index in batch]).to(device)
+def _look(
+    judge: Judge, images: SquareImages, sources: SquareImages | None, options: Namespace, label: str
+) -> Columns:
+    groups = groups_of(len(images), options.batch_size)
+    bar = tqdm(groups, label, unit="batch", leave=False)
+    of_sources = sources.pixels if sources is not None else None
+    return judge.look(bar, images.keys, images.pixels, of_sources, options.device)

@@ -17,7 +17,7 @@ from cyclelight.callbacks.gallery import Gallery
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.callbacks.progress import TaskProgress
 from cyclelight.callbacks.resumption import Resumption
-from cyclelight.callbacks.scores import SampleScores, TranslationScores
+from cyclelight.callbacks.scores import SampleScores, TaskScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.lightning_cli import Stage, build
@@ -122,12 +122,12 @@ class Predict(Stage):
     output_required = True
     takes_checkpoint = False
     save_config = SaveRun
-    scores: TranslationScores
+    scores: TaskScores
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """How to score, and what to do with an earlier run's images."""
         super().add_arguments_to_parser(parser)
-        parser.add_class_arguments(TranslationScores, "scores", instantiate=False)
+        parser.add_class_arguments(TaskScores, "scores", instantiate=False)
         parser.add_argument(
             "--overwrite",
             action="store_true",
@@ -145,7 +145,7 @@ class Predict(Stage):
         shown = self.config_init.trainer.enable_progress_bar is not False
         bar = [TaskProgress()] if shown else []
         writer = ImageWriter(overwrite=self.overwrite)
-        self.scores = TranslationScores(**self.config_init.scores)
+        self.scores = TaskScores(**self.config_init.scores)
         self.trainer_defaults["callbacks"] = [writer, self.scores, Gallery(), *bar]
         return super().instantiate_trainer(**kwargs)
 

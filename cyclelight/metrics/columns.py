@@ -22,7 +22,7 @@ class _Column:
         return np.frombuffer(self.data, self.dtype).reshape(-1, *self.shape)
 
 
-class Judged:
+class Columns:
     """Numbers of images: a column has one entry, of any shape, per image.
 
     A million images with features of 1280 float32 numbers are 5.1 GB and little more: there is no

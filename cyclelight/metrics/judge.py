@@ -1,61 +1,18 @@
-"""From images to figures: what is kept of each image, and the table that all of them give.
+"""From images to figures.
 
-Images are judged one by one, wherever they are; only what `Judged` holds is kept and gathered. So
+Images are judged one by one, wherever they are; only what `Columns` holds is kept and gathered. So
 the figures depend neither on batches nor on processes.
 """
 
-import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from cyclelight.metrics.columns import Judged
-from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
+from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.features import FeatureNetwork, feature_network
-from cyclelight.metrics.protocol import Protocol
-from cyclelight.metrics.realism import IMAGENET_CLASSES, class_rate, fid, kid
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A figure over all images.
-
-    Args:
-        figure: what is measured.
-        value: of the images.
-        standard_error: of the value, where it is known.
-        floor: the same figure of real images of the target: for KID of its one half against the
-            other, for a class rate of all. Nothing better can be expected.
-        ceiling: the same figure of the untranslated sources.
-        n: number of images.
-        n_reference: number of reference images, where they matter.
-        protocol: what it depends on, in a few words.
-        unit: of the value.
-        scale: what KID is multiplied by where it is printed; the numbers here are not.
-        higher_is_better: the direction.
-    """
-
-    figure: str
-    value: float
-    standard_error: float | None = None
-    floor: float | None = None
-    ceiling: float | None = None
-    n: int
-    n_reference: int | None = None
-    protocol: str
-    unit: str = ""
-    scale: int = 1
-    higher_is_better: bool = True
-
-    @property
-    def label(self) -> str:
-        """The figure with its scale or unit: `KID x 100`, `PSNR (dB)`."""
-        return (
-            self.figure
-            + (f" x {self.scale}" if self.scale != 1 else "")
-            + (f" ({self.unit})" if self.unit else "")
-        )
+from cyclelight.metrics.figures import FIGURES, Measure, Score, Sets, classes_of, image_figures
+from cyclelight.metrics.protocol import MetricProtocol
 
 
 class Judge(nn.Module):
@@ -64,7 +21,7 @@ class Judge(nn.Module):
     Args:
         protocol: whose feature network judges realism; None judges faithfulness only.
         weights: the network's weights, see `feature_network`.
-        resolution: side of the images: too small ones have no SSIM (11) or LPIPS (31).
+        resolution: side of the images: some figures have a least one.
         sources: whether images have sources to be faithful to.
 
     Raises:
@@ -73,7 +30,7 @@ class Judge(nn.Module):
 
     def __init__(
         self,
-        protocol: Protocol | None,
+        protocol: MetricProtocol | None,
         weights: str | None = None,
         *,
         resolution: int,
@@ -83,28 +40,32 @@ class Judge(nn.Module):
         self.network: FeatureNetwork | None = None
         if protocol is not None:
             self.network = feature_network(protocol.network, weights)
-        self.lpips: Lpips | None = None
+        self.measures: dict[str, Measure] = {}
+        """What is measured of images and their sources, by the figure's name."""
         self.notes: list[str] = []
         """Why a figure is missing."""
-        self._resolution = resolution
-        if sources and resolution < 11:
-            self.notes.append("no SSIM: it needs images of 11 pixels or more")
-        if sources and resolution >= 31:
+        for name, figure in image_figures().items() if sources else ():
+            if resolution < figure.least_side:
+                told = f"no {name}: it needs images of {figure.least_side} pixels or more"
+                self.notes.append(told)
+                continue
             try:
-                self.lpips = Lpips()
+                self.measures[name] = figure.make()
             except FileNotFoundError as error:
-                self.notes.append(f"no LPIPS: {error}")
+                self.notes.append(f"no {name}: {error}")
+        # As sub-modules, they go where the judge goes.
+        self.networks = nn.ModuleList(m for m in self.measures.values() if isinstance(m, nn.Module))
 
     def forward(self, images: Tensor, sources: Tensor | None = None) -> dict[str, Tensor]:
-        """uint8 (B, H, W, 3) each => what `Judged` keeps, one entry per image, on the CPU.
+        """uint8 (B, H, W, 3) each => what `Columns` keeps, one entry per image, on the CPU.
 
         With a network: `row` (B, D), `label` (B,) if it classifies, and both of the sources, as
-        `source row` and `source label`. Of sources, faithfulness by the figure's name, (B,).
+        `source row` and `source label`. Of sources, the figures of each image by name, (B,).
         """
         columns = self._see(images)
         if sources is not None:
             columns |= {f"source {name}": values for name, values in self._see(sources).items()}
-            columns |= self._faithfulness(images, sources)
+            columns |= {name: measure(images, sources) for name, measure in self.measures.items()}
         return {name: values.cpu() for name, values in columns.items()}
 
     def _see(self, images: Tensor) -> dict[str, Tensor]:
@@ -115,28 +76,35 @@ class Judge(nn.Module):
         seen = {"row": rows if rows.element_size() >= 4 else rows.float()}
         return seen if logits is None else seen | {"label": logits.argmax(1)}
 
-    def _faithfulness(self, images: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        figures = {"PSNR": psnr(images, sources), "L2": l2(images, sources)}
-        if self._resolution >= 11:
-            figures["SSIM"] = ssim(images, sources)
-        if self.lpips is not None:
-            figures["LPIPS"] = self.lpips(images, sources)
-        return figures
+    def look(
+        self,
+        batches: Iterable[Sequence[int]],
+        keys: Sequence[str],
+        images: Callable[[int], Tensor],
+        sources: Callable[[int], Tensor] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Columns:
+        """Judge images by their indices.
 
-
-def classes_of(name: str) -> Collection[int]:
-    """ImageNet's classes of a domain.
-
-    Raises:
-        ValueError: the name is not one of `IMAGENET_CLASSES`.
-    """
-    if name not in IMAGENET_CLASSES:
-        raise ValueError(f"classes must be one of {', '.join(IMAGENET_CLASSES)}, got {name!r}")
-    return IMAGENET_CLASSES[name]
+        Args:
+            batches: indices, in the batches in which the networks see them: the last bits of what
+                they say depend on those.
+            keys: of all images.
+            images: gives the image of an index, uint8 (H, W, 3).
+            sources: gives its source.
+            device: where the networks are.
+        """
+        columns = Columns()
+        for batch in batches:
+            pixels, others = torch.stack([images(index) for index in batch]).to(device), None
+            if sources is not None:
+                others = torch.stack([sources(index) for index in batch]).to(device)
+            columns.add([keys[index] for index in batch], self(pixels, others))
+        return columns
 
 
 def score(
-    images: Judged, reference: Judged, protocol: Protocol, classes: str | None = None
+    images: Columns, reference: Columns, protocol: MetricProtocol, classes: str | None = None
 ) -> list[Score]:
     """The figures over all images, in the order of their keys, whatever order they came in.
 
@@ -148,120 +116,32 @@ def score(
     """
     images.sort()
     reference.sort()
-    scores = _class_rate(images, reference, classes, protocol) if classes is not None else []
-    rows, real = images.column("row"), reference.column("row")
-    if rows is not None and real is not None and min(len(rows), len(real)) > 1:
-        scores += _distances(rows, images.column("source row"), real, protocol)
-    return scores + _faithfulness(images)
+    sets = Sets(images, reference, protocol, classes)
+    scores = (figure.over(sets) for figure in FIGURES.values())
+    return [score for score in scores if score is not None]
 
 
 class PerImage(Mapping[str, Mapping[str, float]]):
     """The figures of each image by its key, looked up when they are asked for.
 
-    They are its faithfulness, and whether it is of the class (1 or 0).
+    They are those of its own, and whether it is of the class (1 or 0).
     """
 
-    def __init__(self, judged: Judged, classes: str | None = None) -> None:
-        self._judged, self._classes = judged, classes
+    def __init__(self, columns: Columns, classes: str | None = None) -> None:
+        self._columns, self._classes = columns, classes
 
     def __getitem__(self, key: str) -> dict[str, float]:
-        if key not in self._judged:
+        if key not in self._columns:
             raise KeyError(key)
-        names = self._judged.names
-        figures = {n: self._judged.value(key, n) for n in names if n in FAITHFULNESS}
+        names = self._columns.names
+        figures = {n: self._columns.value(key, n) for n in names if n in image_figures()}
         if self._classes is not None and "label" in names:
-            of_class = self._judged.value(key, "label") in classes_of(self._classes)
+            of_class = self._columns.value(key, "label") in classes_of(self._classes)
             figures = {self._classes: float(of_class), **figures}
         return figures
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._judged)
+        return iter(self._columns)
 
     def __len__(self) -> int:
-        return len(self._judged)
-
-
-def _class_rate(images: Judged, reference: Judged, classes: str, protocol: Protocol) -> list[Score]:
-    def rate(labels: Tensor | None) -> tuple[float, float] | None:
-        return class_rate(labels, classes_of(classes)) if labels is not None else None
-
-    mine, floor = rate(images.column("label")), rate(reference.column("label"))
-    ceiling = rate(images.column("source label"))
-    if mine is None:
-        return []
-    return [
-        Score(
-            figure=f"{classes} rate",
-            value=mine[0],
-            standard_error=mine[1],
-            floor=floor and floor[0],
-            ceiling=ceiling and ceiling[0],
-            n=len(images),
-            n_reference=len(reference) or None,
-            protocol=f"{protocol.network}, ImageNet's classes of {classes}",
-        )
-    ]
-
-
-def _distances(
-    rows: Tensor, sources: Tensor | None, real: Tensor, protocol: Protocol
-) -> list[Score]:
-    def distance(x: Tensor, y: Tensor) -> tuple[float, float]:
-        return kid(x, y, subset_size=protocol.kid_subset_size, subsets=protocol.kid_subsets)
-
-    value, error = distance(rows, real)
-    kid_score = Score(
-        figure="KID",
-        value=value,
-        standard_error=None if math.isnan(error) else error,
-        floor=distance(real[::2], real[1::2])[0] if len(real) > 3 else None,
-        ceiling=distance(sources, real)[0] if sources is not None else None,
-        protocol=protocol.describe(),
-        scale=protocol.kid_scale,
-        higher_is_better=False,
-        n=len(rows),
-        n_reference=len(real),
-    )
-    # No floor: of halves, FID would be far above that of all, since it depends on the number.
-    fid_score = Score(
-        figure="FID",
-        value=fid(rows, real),
-        ceiling=fid(sources, real) if sources is not None else None,
-        protocol=protocol.describe(),
-        higher_is_better=False,
-        n=len(rows),
-        n_reference=len(real),
-    )
-    return [kid_score, fid_score]
-
-
-FAITHFULNESS = {
-    "SSIM": "mean over images; Gaussian 11 x 11, sigma 1.5, channels alone, 8-bit pixels",
-    "PSNR": "mean over images; 8-bit pixels",
-    "L2": "mean over images; norm of the whole difference on [0, 1], 8-bit pixels",
-    "LPIPS": "mean over images; version 0.1, AlexNet, 8-bit pixels",
-}
-
-
-def _faithfulness(images: Judged) -> list[Score]:
-    scores = []
-    for name, protocol in FAITHFULNESS.items():
-        column = images.column(name)
-        if column is None:
-            continue
-        values = column.tolist()
-        mean = math.fsum(values) / len(values)
-        spread = math.fsum((value - mean) ** 2 for value in values)
-        error = math.sqrt(spread / (len(values) - 1) / len(values)) if len(values) > 1 else None
-        scores.append(
-            Score(
-                figure=name,
-                value=mean,
-                standard_error=error,
-                n=len(values),
-                protocol=protocol,
-                unit="dB" if name == "PSNR" else "",
-                higher_is_better=name in ("SSIM", "PSNR"),
-            )
-        )
-    return scores
+        return len(self._columns)

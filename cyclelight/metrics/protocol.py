@@ -1,12 +1,13 @@
 """Named protocols: figures may be compared only if they come from the same one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cyclelight.errors import about
 from cyclelight.metrics.features import resize_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class MetricProtocol:
     """What decides the value of FID and KID besides the images themselves.
 
     Args:
@@ -40,20 +41,20 @@ class Protocol:
 PROTOCOLS = {
     p.name: p
     for p in (
-        Protocol(name="default", network="efficientnet-lite0", reference="as given"),
-        Protocol(
+        MetricProtocol(name="default", network="efficientnet-lite0", reference="as given"),
+        MetricProtocol(
             name="cyclediffusion",
             network="clean-fid",
             reference="AFHQ v2 test, 512 to 256 by Pillow bilinear",
             kid_subset_size=1000,
         ),
-        Protocol(name="egsde", network="pytorch-fid", reference="AFHQ v1 val, 256"),
+        MetricProtocol(name="egsde", network="pytorch-fid", reference="AFHQ v1 val, 256"),
     )
 }
 
 
-def protocol(name: str) -> Protocol:
-    """The protocol of this name.
+def protocol(name: str, network: str | None = None) -> MetricProtocol:
+    """The protocol of this name, with another network if one is given.
 
     - `default`: a network that works offline, KID over the whole sets.
     - `cyclediffusion`: Wu and De la Torre 2023, by clean-fid.
@@ -63,5 +64,7 @@ def protocol(name: str) -> Protocol:
         ValueError: there is none.
     """
     if name not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}")
-    return PROTOCOLS[name]
+        told = f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}"
+        raise about("protocol", ValueError(told))
+    found = PROTOCOLS[name]
+    return found if network is None else replace(found, network=network)

@@ -18,6 +18,8 @@ from typing import TypeVar
 from PIL import Image
 
 from cyclelight.files import write_text
+from cyclelight.metrics.figures import image_figures
+from cyclelight.runs.report import Summary
 
 T = TypeVar("T")
 
@@ -46,24 +48,11 @@ class Column:
     highest_first: bool = True
 
 
-COLUMNS = (
-    Column("PSNR", "dB", "higher is closer to the source"),
-    Column("SSIM", "", "higher is closer to the source"),
-    Column("L2", "", "lower is closer to the source", highest_first=False),
-    Column("LPIPS", "", "lower is closer to the source", highest_first=False),
-)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A figure of the whole run, as text; what is empty or unknown stays blank."""
-
-    figure: str
-    value: str
-    floor: str = ""
-    ceiling: str = ""
-    n: str = ""
-    protocol: str = ""
+def known_columns() -> list[Column]:
+    """What is known of the figures of single images, those first of which more is better."""
+    found = sorted(image_figures().values(), key=lambda figure: not figure.higher_is_better)
+    words = {True: "higher is closer to the source", False: "lower is closer to the source"}
+    return [Column(f.name, f.unit, words[f.higher_is_better], f.higher_is_better) for f in found]
 
 
 def write_page(
@@ -73,7 +62,7 @@ def write_page(
     keys: Sequence[str],
     read: Callable[[str], Pair],
     *,
-    columns: Sequence[Column] = COLUMNS,
+    columns: Sequence[Column] | None = None,
     table: Sequence[Summary] = (),
     references: Sequence[Image.Image] = (),
     max_pairs: int = 200,
@@ -86,7 +75,8 @@ def write_page(
         note: whatever else there is to say about the run, or empty.
         keys: all images of the run, in the order in which they are shown first.
         read: gives the pair of a key; called once for each pair that is shown, one after another.
-        columns: what is known of figures. Those that no pair has are left out; figures not listed
+        columns: what is known of figures, by default all of the table's. Those that no pair has are
+            left out; figures not listed
             here follow, without unit and hint. Missing, NaN and infinite values are shown as a
             dash and sorted last.
         table: the figures of the whole run, shown above the pairs.
@@ -104,7 +94,8 @@ def write_page(
     for key in shown:
         pair = read(key)
         cards.append((_frame(pair), pair.figures))
-    present = _present(columns, (figures for _, figures in cards))
+    known = known_columns() if columns is None else columns
+    present = _present(known, (figures for _, figures in cards))
     text = Template(files("cyclelight.runs").joinpath("page.html").read_text(encoding="utf-8"))
     page = text.substitute(
         title=_escape(title),

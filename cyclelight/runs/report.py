@@ -12,8 +12,22 @@ from pathlib import Path
 from tabulate import tabulate
 
 from cyclelight.files import atomic, write_json
-from cyclelight.metrics.judge import Score
-from cyclelight.runs.page import Summary
+from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.figures import Score
+from cyclelight.metrics.judge import Judge, PerImage, score
+from cyclelight.metrics.protocol import MetricProtocol
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure of the whole run, as text; what is empty or unknown stays blank."""
+
+    figure: str
+    value: str
+    floor: str = ""
+    ceiling: str = ""
+    n: str = ""
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,23 @@ class Report:
     images: Mapping[str, Mapping[str, float]]
     protocol: str = ""
     notes: Sequence[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        images: Columns,
+        reference: Columns,
+        judge: Judge,
+        protocol: MetricProtocol,
+        classes: str | None,
+    ) -> "Report":
+        """The figures of images that were judged, in the order of their keys."""
+        return cls(
+            score(images, reference, protocol, classes),
+            PerImage(images, classes),
+            protocol.describe() if judge.network is not None else "",
+            judge.notes,
+        )
 
     def write(self, folder: Path) -> None:
         """Write both files, each atomically; they depend on the images alone, not on their order.

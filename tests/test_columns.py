@@ -9,10 +9,11 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from cyclelight.metrics import columns as judged_file
-from cyclelight.metrics import gather as judging
+from cyclelight.metrics import columns as columns_file
+from cyclelight.metrics import gather as gather_file
 from cyclelight.metrics import realism
-from cyclelight.metrics.columns import Judged
+from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.faithfulness import ssim
 from cyclelight.metrics.judge import Judge, PerImage, score
 from cyclelight.metrics.protocol import protocol
 
@@ -35,8 +36,8 @@ def images(count: int, *, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def keep(some: dict[str, dict[str, Tensor]], batch: int = 3) -> Judged:
-    kept, keys = Judged(), list(some)
+def keep(some: dict[str, dict[str, Tensor]], batch: int = 3) -> Columns:
+    kept, keys = Columns(), list(some)
     for start in range(0, len(keys), batch):
         few = keys[start : start + batch]
         names = some[few[0]]
@@ -46,7 +47,7 @@ def keep(some: dict[str, dict[str, Tensor]], batch: int = 3) -> Judged:
 
 @pytest.mark.parametrize("block", [1, 50, 2**24])
 def test_columns_come_in_the_order_of_keys(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(judged_file, "BLOCK", block)
+    monkeypatch.setattr(columns_file, "BLOCK", block)
     some = images(20)
     kept = keep(some)
     again = {key: {name: 2 * v for name, v in some[key].items()} for key in list(some)[4:9]}
@@ -64,14 +65,16 @@ def test_columns_come_in_the_order_of_keys(monkeypatch: pytest.MonkeyPatch, bloc
             del found
     kept.add(["x"], {name: column[:1] for name, column in next(kept.pieces(1))[1].items()})
     assert kept.value("x", "PSNR") == expected["000.png"]["PSNR"].item()
-    assert Judged().column("row") is None
+    assert Columns().column("row") is None
 
 
-@pytest.mark.parametrize("counts", [[20, 0, 0], [0, 20], [1, 12, 2, 5]])
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([20, 0, 0], 0), ([0, 20], 5), ([1, 12, 2, 5], 6)]
+)
 def test_gathered_figures_are_those_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, counts: list[int]
+    monkeypatch: pytest.MonkeyPatch, counts: list[int], expected: int
 ) -> None:
-    """In rounds of few images, as `torch.distributed` hands them to the first process."""
+    """In rounds of 8 images of all processes, as `torch.distributed` hands them to the first."""
     some, reference = images(20), images(11, seed=1)
     keys, starts = list(some), [sum(counts[:rank]) for rank in range(len(counts))]
     shards = [
@@ -101,9 +104,9 @@ def test_gathered_figures_are_those_of_one_process(
     whole = score(keep(some, 20), keep(reference), protocol("default"), "dog")
     for name, function in distributed.items():
         monkeypatch.setattr(torch.distributed, name, function)
-    monkeypatch.setattr(judging, "PIECE", 8)
-    everything = judging.gather(shards[0])
-    assert rounds == -(-max(counts[1:]) // max(1, 8 // len(counts)))
+    monkeypatch.setattr(gather_file, "PIECE", 8)
+    everything = gather_file.gather(shards[0])
+    assert rounds == expected
     assert score(everything, keep(reference), protocol("default"), "dog") == whole
     per_image = PerImage(everything, "dog")
     assert list(per_image) == sorted(keys) and len(per_image) == 20
@@ -114,16 +117,17 @@ def test_gathered_figures_are_those_of_one_process(
 
 
 def test_lpips_is_left_out_if_a_process_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_gather_object(them: list[bool], mine: bool) -> None:
-        them[:] = [mine, True, False]
+    def all_gather_object(them: list[list[str]], mine: list[str]) -> None:
+        them[:] = [mine, [*mine, "other"], ["SSIM"]]
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
     judge = Judge(None, resolution=64)
-    judge.lpips, judge.notes = torch.nn.Identity(), []  # type: ignore[assignment]
-    judging.agree(judge)
-    assert judge.lpips is None and judge.notes == ["no LPIPS: process 2 lacks its weights"]
+    judge.measures, judge.notes = {"SSIM": ssim, "LPIPS": ssim}, []
+    gather_file.agree(judge)
+    assert judge.measures == {"SSIM": ssim}
+    assert judge.notes == ["no LPIPS: process 2 lacks its weights"]
 
 
 def test_figures_in_blocks_are_those_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
