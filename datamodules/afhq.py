@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cyclelight.diffusion.pixels import FitMode
+from cyclelight.errors import about, one_of
 from datamodules.domain_images import DomainImages
 from datamodules.fetching import DamagedArchive, download, opened, sha256, unpack
 from datamodules.reading import OnError, is_image_name
@@ -91,11 +92,8 @@ class AFHQ(DomainImages):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        for name, value, known in (("version", version, Version), ("domain", domain, Animal)):
-            if value not in get_args(known):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(known))}, got {value!r}"
-                )
+        one_of(get_args(Version), version=version)
+        one_of(get_args(Animal), domain=domain)
         self.version, self.domain, self.release = version, domain, RELEASES[version]
         folder, self.archive = _places(Path(root), self.release)
         super().__init__(
@@ -126,10 +124,11 @@ class AFHQ(DomainImages):
         for version, other in RELEASES.items():
             has = [(self.root / release.test).is_dir() for release in (self.release, other)]
             if has == [False, True]:
-                raise ValueError(
+                told = (
                     f"version {self.version} has a folder {self.release.test}, but {self.root} has "
                     f"{other.test} as {version} does"
                 )
+                raise about("version", ValueError(told))
 
     def prepare_data(self) -> None:
         """Download and unpack what is missing; called on one process.
@@ -197,11 +196,11 @@ def _places(root: Path, release: Release) -> tuple[Path, Path]:
     """(the unpacked folder, the zip), there already or not."""
     if root.suffix.lower() == ".zip":
         if not root.is_file():
-            raise FileNotFoundError(f"root: no such file {root}")
+            raise about("root", FileNotFoundError(f"root: no such file {root}"))
         opened(root).close()
         return root.with_suffix(""), root
     if root.is_file():
-        raise ValueError(f"root: {root} is neither a folder nor a .zip")
+        raise about("root", ValueError(f"root: {root} is neither a folder nor a .zip"))
     inside = root / release.name
     unpacked = (root / "train").is_dir() and not inside.exists()
     return root if unpacked else inside, root / f"{release.name}.zip"

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from cyclelight.diffusion.pixels import FitMode
+from cyclelight.errors import about
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
@@ -72,9 +73,14 @@ class DomainImages(DomainData):
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
         if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+            raise about(
+                "val_fraction",
+                ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}"),
+            )
         if val and not train:
-            raise ValueError(f"val {val!r} needs train, the sub-folder of the training images")
+            raise about(
+                "val", ValueError(f"val {val!r} needs train, the sub-folder of the training images")
+            )
         self.root, self.train, self.val = Path(root), train, val
         self.val_fraction = val_fraction
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -97,7 +103,7 @@ class DomainImages(DomainData):
         folders |= {name: self.root / sub for name, sub in subs if sub}
         for name, folder in folders.items():
             if not folder.is_dir():
-                raise FileNotFoundError(f"{name}: no such folder {folder}")
+                raise about(name, FileNotFoundError(f"{name}: no such folder {folder}"))
         train_name = "train" if self.train else "root"
         self.train_files = list_images(folders[train_name])
         if len(self.train_files) < 2:
@@ -108,7 +114,10 @@ class DomainImages(DomainData):
         if not self.val:
             self.train_files, self.val_files = split_by_key(self.train_files, self.val_fraction)
             if not self.train_files:
-                raise ValueError(f"val_fraction {self.val_fraction} leaves no training images")
+                raise about(
+                    "val_fraction",
+                    ValueError(f"val_fraction {self.val_fraction} leaves no training images"),
+                )
         else:
             self.val_files = list_images(folders["val"])
             _check_val(folders["train"], folders["val"], self.val_files)
@@ -164,7 +173,9 @@ class DomainImages(DomainData):
 
 def _check_val(train: Path, val: Path, files: Files) -> None:
     if not files:
-        raise ValueError(f"val: no images in {val}")
+        raise about("val", ValueError(f"val: no images in {val}"))
     inner, outer = val.resolve(), train.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise ValueError(f"val and train must not lie in one another, got {val} and {train}")
+        raise about(
+            "val", ValueError(f"val and train must not lie in one another, got {val} and {train}")
+        )

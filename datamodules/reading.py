@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cyclelight.diffusion.pixels import FitMode, fit_square
+from cyclelight.errors import at_least, one_of
 
 OnError = Literal["raise", "skip"]
 Files = list[tuple[str, Path]]
@@ -114,15 +115,7 @@ def read_square(path: str | Path | FileContent, resolution: int, mode: FitMode) 
 
 def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: str) -> None:
     """ValueError if an argument that all datamodules have is out of range."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if num_workers < 0:
-        raise ValueError(f"num_workers must not be negative, got {num_workers}")
-    if fit_mode not in get_args(FitMode):
-        raise ValueError(
-            f"fit_mode must be one of {', '.join(get_args(FitMode))}, got {fit_mode!r}"
-        )
-    if on_error not in get_args(OnError):
-        raise ValueError(
-            f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}"
-        )
+    at_least(1, batch_size=batch_size)
+    at_least(0, num_workers=num_workers)
+    one_of(get_args(FitMode), fit_mode=fit_mode)
+    one_of(get_args(OnError), on_error=on_error)

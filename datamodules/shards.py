@@ -6,6 +6,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from cyclelight.diffusion.pixels import FitMode
+from cyclelight.errors import about, at_least
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import Batch, BatchOrder
@@ -75,16 +76,19 @@ class ShardImages(DomainData):
     ) -> None:
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
-        if epoch_images is not None and epoch_images < 1:
-            raise ValueError(f"epoch_images must be at least 1, got {epoch_images}")
-        if shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
+        if epoch_images is not None:
+            at_least(1, epoch_images=epoch_images)
+        at_least(1, shuffle_buffer=shuffle_buffer)
         require_webdataset()
         self.train_shards, self.val_shards = find_shards("train", train), find_shards("val", val)
         if both := set(self.train_shards) & set(self.val_shards):
-            raise ValueError(f"val and train must not share shards, got {min(both)} in both")
+            raise about(
+                "val", ValueError(f"val and train must not share shards, got {min(both)} in both")
+            )
         if epoch_images is None and any(map(is_url, self.train_shards)):
-            raise ValueError("epoch_images must be given, since train has URLs")
+            raise about(
+                "epoch_images", ValueError("epoch_images must be given, since train has URLs")
+            )
         self.train, self.val = train, val
         self.epoch_images, self.shuffle_buffer = epoch_images, shuffle_buffer
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -105,7 +109,7 @@ class ShardImages(DomainData):
             with ThreadPoolExecutor(8) as pool:  # Threads wait for the disk, not for one another.
                 self.counts = list(pool.map(count_images, self.train_shards))
             if not any(self.counts):
-                raise ValueError(f"train: no images in {self.train}")
+                raise about("train", ValueError(f"train: no images in {self.train}"))
         if self.val_images is None or self.val_images.resolution != resolution:
             files = self._val_files()
             self.val_images = SquareImages(files, resolution, self.fit_mode, self.on_error)
@@ -118,10 +122,12 @@ class ShardImages(DomainData):
         for shard in self.val_shards:
             for key, encoded in read_shard(shard):
                 if key in files:  # Noise and figures go by the key.
-                    raise ValueError(f"val: {files[key][1]} and {encoded} have the same key")
+                    raise about(
+                        "val", ValueError(f"val: {files[key][1]} and {encoded} have the same key")
+                    )
                 files[key] = key, encoded
         if not files:
-            raise ValueError(f"val: no images in {self.val}")
+            raise about("val", ValueError(f"val: no images in {self.val}"))
         return [files[key] for key in sorted(files)]
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -133,9 +139,12 @@ class ShardImages(DomainData):
         if self.counts is None:
             each = len(self.train_shards) // processes
             if not each:
-                raise ValueError(
-                    f"train has {len(self.train_shards)} shards, fewer than the {processes} "
-                    f"processes: make more, or leave out epoch_images"
+                raise about(
+                    "train",
+                    ValueError(
+                        f"train has {len(self.train_shards)} shards, fewer than the {processes} "
+                        f"processes: make more, or leave out epoch_images"
+                    ),
                 )
             workers = min(workers, each)
         shard_order = ShardOrder(

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cyclelight.errors import at_least
 from cyclelight.files import atomic
 from cyclelight.runs.folder import Entry, RunFolder
 from cyclelight.runs.page import Pair, evenly, write_page
@@ -60,9 +61,7 @@ class Gallery(Callback):
     """
 
     def __init__(self, max_pairs: int = 16, page_pairs: int = 200) -> None:
-        for name, count in (("max_pairs", max_pairs), ("page_pairs", page_pairs)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        at_least(1, max_pairs=max_pairs, page_pairs=page_pairs)
         self.max_pairs, self.page_pairs = max_pairs, page_pairs
         self._plan: Plan | None = None
         self._references: list[Tensor] = []

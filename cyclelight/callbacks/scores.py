@@ -9,8 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cyclelight.chains.sample import sample
+from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.pixels import to_uint8
 from cyclelight.domains.domain import Domain
+from cyclelight.errors import about, at_least
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.gather import agree, gather
@@ -163,15 +165,9 @@ class SampleScores(Callback):
         classes: str | None = None,
         folder: str | None = None,
     ) -> None:
-        for argument, value, least in (
-            ("samples", samples, 0),
-            ("steps", steps, 1),
-            ("batch_size", batch_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        at_least(0, samples=samples)
+        at_least(1, steps=steps, batch_size=batch_size)
+        check_eta("eta", eta)
         if classes is not None:
             classes_of(classes)
         self.protocol = protocol_of(protocol, network)
@@ -187,7 +183,10 @@ class SampleScores(Callback):
             return
         domain = _domain(pl_module)
         if self.steps > domain.schedule.timesteps:
-            raise ValueError(f"steps must be at most {domain.schedule.timesteps}, got {self.steps}")
+            raise about(
+                "steps",
+                ValueError(f"steps must be at most {domain.schedule.timesteps}, got {self.steps}"),
+            )
         if self.classes is None and domain.name in IMAGENET_CLASSES:
             self.classes = domain.name
         self.judge = Judge(self.protocol, self.weights, resolution=domain.resolution, sources=False)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from cyclelight.commands.errors import UsageError
 from cyclelight.commands.parsing import explain
 from cyclelight.diffusion.pixels import FitMode
+from cyclelight.errors import first_line
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.judge import Judge
@@ -109,7 +110,7 @@ def _check(options: Namespace) -> None:
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"--device: {first_line(error)}") from error
 
 
 def match(translated: Files, sources: Files) -> list[tuple[str, Path, Path]]:

@@ -20,8 +20,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from cyclelight.commands.errors import UsageError, one_line
-from cyclelight.commands.parsing import explain
+from cyclelight.commands.parsing import explain, option_of
 from cyclelight.commands.processes import die_with_parent, keep_signals
+from cyclelight.errors import argument_of
 from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
 from cyclelight.runs.checkpoints import damage
@@ -168,23 +169,18 @@ class Stage(LightningCLI):
             raise UsageError(self._refusal(error)) from error
 
     def _refusal(self, error: BaseException) -> str:
-        """The constructor's message; its first word, if an argument, as the option of that name.
+        """The constructor's message; where it is about an argument, that as the option.
 
-        jsonargparse wraps it, in several lines that name the class; a message of ours has one line.
+        jsonargparse wraps it, in several lines; a message of ours has one line.
         """
-        inner = error
-        while inner.__cause__ is not None and "\n" in str(inner):
-            inner = inner.__cause__
-        reason = one_line(inner)
-        word = reason.split(" ")[0].rstrip(":")
-        options = {g: self.config[g].get("init_args", {}) for g in ("model", "data")}
-        options["scores"] = self.config.get("scores", {})
-        groups = [group for group, names in options.items() if word in names]
-        # The wrapping names the class of model or data; the scores' constructor is not wrapped.
-        wrapped = [g for g in groups if g != "scores" and self.config[g].class_path in str(error)]
-        for group in wrapped[:1] or groups[-1:]:
-            return f"--{group}.{reason}"
-        return reason
+        while error.__cause__ is not None and "\n" in str(error):
+            error = error.__cause__
+        reason, argument = one_line(error), argument_of(error)
+        option = option_of(error, self.config.as_dict())
+        if argument is None or option is None:
+            return reason
+        told = reason.removeprefix(argument)
+        return f"--{option}{told if told != reason else f': {reason}'}"
 
 
 def check_strategy(trainer: Any, *, shards: bool) -> None:

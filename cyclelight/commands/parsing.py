@@ -1,6 +1,11 @@
-"""jsonargparse's messages, 10 to 60 lines long, in one line that names the option."""
+"""What jsonargparse and constructors refuse, in one line that names the option."""
 
 import re
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cyclelight.errors import argument_of
 
 _KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)')
 # Lines that lead to a reason or repeat what was given. None is every option's alternative.
@@ -73,3 +78,38 @@ def _word(reason: str, option: str) -> str:
     reason = re.sub(r"<class '([^']+)'>", r"\1", reason).replace("typing.Literal", "one of ")
     reason = reason.replace(" or Expected a ", " or ").replace("Expected a ", "expected ")
     return f"{option}: " * bool(option) + reason.replace(". Got value: ", ", got ")
+
+
+def option_of(error: BaseException, config: Mapping[str, Any]) -> str | None:
+    """The option that set the argument which an error is about, such as `model.method.eta`.
+
+    Two classes may have arguments of one name: it is that of the innermost object which was at
+    work when the error was raised, and has such a setting.
+    """
+    argument = argument_of(error)
+    if argument is None:
+        return None
+    places = [
+        (option, name)
+        for key, value in config.items()
+        for option, name, settings in _places(key, value)
+        if argument in settings
+    ]
+    frames = reversed(list(traceback.walk_tb(error.__traceback__)))
+    owners = (type(frame.f_locals.get("self")).__name__ for frame, _ in frames)
+    of_owner = [option for owner in owners for option, name in places if owner == name]
+    of_plain = [option for option, name in places if name is None]  # Settings without a class.
+    found = next(iter([*of_owner, *of_plain]), None)
+    return None if found is None else f"{found}.{argument}"
+
+
+def _places(option: str, value: Any) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+    """(option, name of its class if it has one, settings) of `value` and of what is within it."""
+    if not isinstance(value, Mapping):
+        return
+    settings, name = value, None
+    if "class_path" in value:
+        name, settings = value["class_path"].rpartition(".")[2], value.get("init_args") or {}
+    yield option, name, settings
+    for key, inner in settings.items():
+        yield from _places(f"{option}.{key}", inner)

@@ -9,8 +9,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from cyclelight.commands.errors import UsageError
-from cyclelight.commands.parsing import explain as explain_usage
-from cyclelight.domains.hub import FILES, LOGIN, explain, hub_name, status
+from cyclelight.commands.parsing import explain
+from cyclelight.domains.hub import FILES, LOGIN, hub_name, hub_reason, status
 
 # What the Hub calls the licences that training images usually have.
 LICENCES = (
@@ -88,7 +88,7 @@ def push(args: list[str]) -> int:
     try:
         options = _parser().parse_args(args)
     except ArgumentError as error:
-        raise UsageError(explain_usage(str(error))) from error
+        raise UsageError(explain(str(error))) from error
     folder, repository = Path(options.folder), options.repository
     if hub_name(f"{repository}@main") != (repository, "main"):
         raise UsageError(f"OWNER/NAME must be like jane/cat64, got {repository!r}")
@@ -131,7 +131,7 @@ def upload(folder: Path, repository: str, private: bool, revision: str | None) -
             commit_message="Upload the domain with cyclelight",
         )
     except Exception as error:  # of the Hub's client, of HTTP: a dozen kinds
-        reason = explain(error, repository, revision)
+        reason = hub_reason(error, repository, revision)
         if status(error) == 401:
             reason = f"{api.endpoint} does not know who you are: {LOGIN}"
         raise ConnectionError(f"{repository} is not published: {reason}") from error

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cyclelight.errors import at_least, one_of
+
 FitMode = Literal["crop", "letterbox"]
 
 BORDER = (255, 255, 255)
@@ -74,10 +76,8 @@ def fit_square(image: Image.Image, resolution: int, mode: FitMode = "crop") -> I
     Raises:
         ValueError: `resolution` is not positive, or `mode` is unknown.
     """
-    if resolution < 1:
-        raise ValueError(f"resolution must be a positive number of pixels, got {resolution}")
-    if mode not in get_args(FitMode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(FitMode))}, got {mode!r}")
+    at_least(1, resolution=resolution)
+    one_of(get_args(FitMode), mode=mode)
     image = image.convert("RGB")
     width, height = image.size
     if mode == "crop":

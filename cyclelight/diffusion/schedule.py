@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclelight.errors import about
+from cyclelight.errors import about, at_least
 
 CLEAN = -1
 
@@ -53,14 +53,19 @@ class NoiseSchedule:
     given_betas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.timesteps < 1:
-            raise ValueError(f"timesteps must be at least 1, got {self.timesteps}")
+        at_least(1, timesteps=self.timesteps)
         if (self.kind == "given") != (self.given_betas is not None):
-            raise ValueError("given_betas goes with kind 'given', and with that kind only")
+            raise about(
+                "given_betas",
+                ValueError("given_betas goes with kind 'given', and with that kind only"),
+            )
         if self.given_betas is not None and len(self.given_betas) != self.timesteps:
-            raise ValueError(
-                f"given_betas must hold timesteps = {self.timesteps} values, "
-                f"got {len(self.given_betas)}"
+            raise about(
+                "given_betas",
+                ValueError(
+                    f"given_betas must hold timesteps = {self.timesteps} values, "
+                    f"got {len(self.given_betas)}"
+                ),
             )
         if self.kind in ("linear", "scaled_linear") and not (
             0 < self.beta_start <= self.beta_end < 1

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyclelight.errors import about
+
 
 class Autoencoder:
     """A frozen autoencoder (Rombach et al. 2022, sec. 3.1), such as diffusers' AutoencoderKL.
@@ -82,13 +84,19 @@ def state_shape(
     if autoencoder is None:
         return channels, resolution, resolution
     if channels != autoencoder.channels:
-        raise ValueError(
-            f"channels must be {autoencoder.channels} for this autoencoder, got {channels}"
+        raise about(
+            "channels",
+            ValueError(
+                f"channels must be {autoencoder.channels} for this autoencoder, got {channels}"
+            ),
         )
     if resolution % autoencoder.factor:
-        raise ValueError(
-            f"resolution must be a multiple of {autoencoder.factor} for this autoencoder, "
-            f"got {resolution}"
+        raise about(
+            "resolution",
+            ValueError(
+                f"resolution must be a multiple of {autoencoder.factor} for this autoencoder, "
+                f"got {resolution}"
+            ),
         )
     side = resolution // autoencoder.factor
     return autoencoder.latent_channels, side, side

@@ -9,6 +9,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from cyclelight.errors import about, first_line
+
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"(?P<name>{_PART}/{_PART})(@(?P<revision>[\w./-]+))?")
 
@@ -53,7 +55,9 @@ def resolve(path: str | Path, argument: str = "domain") -> Path:
     try:
         return _download(*named)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{argument}: {path} is not a folder here; {error}") from error
+        raise about(
+            argument, FileNotFoundError(f"{argument}: {path} is not a folder here; {error}")
+        ) from error
 
 
 @cache
@@ -64,10 +68,10 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
     except Exception as error:  # of the Hub's client, of HTTP, of the disk: a dozen kinds
-        raise FileNotFoundError(explain(error, name, revision)) from error
+        raise FileNotFoundError(hub_reason(error, name, revision)) from error
 
 
-def explain(error: Exception, name: str, revision: str | None = None) -> str:
+def hub_reason(error: Exception, name: str, revision: str | None = None) -> str:
     """What an error of the Hub's client means for the model `name`, called "it", in one line."""
     from huggingface_hub import constants, errors
 
@@ -86,18 +90,14 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
         case errors.LocalEntryNotFoundError() if constants.is_offline_mode():
             return "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
         case errors.LocalEntryNotFoundError():
-            reason = _reason(error.__cause__ or error)
+            reason = first_line(error.__cause__ or error)
             return f"it is not in the cache, and {constants.ENDPOINT} gives no answer: {reason}"
-    return f"the Hub's client says: {_reason(error)}"
+    return f"the Hub's client says: {first_line(error)}"
 
 
 def status(error: Exception) -> int | None:
     """The HTTP status that the Hub answered with, if it did."""
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def display_name(path: str | Path) -> str:

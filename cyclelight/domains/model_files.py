@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 
-from cyclelight.files import first_line
+from cyclelight.errors import first_line
 
 
 def check_weights(path: Path, what: str) -> None:

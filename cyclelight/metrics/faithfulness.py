@@ -15,6 +15,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
 from cyclelight.diffusion.pixels import to_float
+from cyclelight.errors import about, first_line, one_of
 
 Backbone = Literal["alex", "vgg", "squeeze"]
 
@@ -77,10 +78,7 @@ class Lpips(nn.Module):
 
     def __init__(self, backbone: Backbone = "alex") -> None:
         super().__init__()
-        if backbone not in get_args(Backbone):
-            raise ValueError(
-                f"backbone must be one of {', '.join(get_args(Backbone))}, got {backbone!r}"
-            )
+        one_of(get_args(Backbone), backbone=backbone)
         model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
         url = get_model_weights(model).DEFAULT.url
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -89,9 +87,7 @@ class Lpips(nn.Module):
         try:
             metric = LearnedPerceptualImagePatchSimilarity(net_type=backbone)
         except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-            raise ValueError(
-                f"LPIPS cannot read {file}: {str(error).partition(chr(10))[0]}"
-            ) from error
+            raise ValueError(f"LPIPS cannot read {file}: {first_line(error)}") from error
         self.network = metric.net
 
     def forward(self, images: Tensor, sources: Tensor) -> Tensor:
@@ -114,9 +110,12 @@ def _difference(images: Tensor, sources: Tensor) -> Tensor:
 def _check_pair(metric: str, images: Tensor, sources: Tensor, at_least: int = 1) -> None:
     for name, batch in (("images", images), ("sources", sources)):
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
-            raise ValueError(
-                f"{name} must be uint8 of shape (B, H, W, 3), "
-                f"got {batch.dtype} of shape {tuple(batch.shape)}"
+            raise about(
+                name,
+                ValueError(
+                    f"{name} must be uint8 of shape (B, H, W, 3), "
+                    f"got {batch.dtype} of shape {tuple(batch.shape)}"
+                ),
             )
     if images.shape != sources.shape:
         raise ValueError(
@@ -125,7 +124,10 @@ def _check_pair(metric: str, images: Tensor, sources: Tensor, at_least: int = 1)
         )
     if min(images.shape[1:3]) < at_least:
         height, width = images.shape[1:3]
-        raise ValueError(
-            f"images must be at least {at_least} x {at_least} pixels for {metric}, "
-            f"got {height} x {width}"
+        raise about(
+            "images",
+            ValueError(
+                f"images must be at least {at_least} x {at_least} pixels for {metric}, "
+                f"got {height} x {width}"
+            ),
         )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from cyclelight.errors import one_of
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.protocol import MetricProtocol
@@ -143,8 +144,7 @@ def classes_of(name: str) -> Collection[int]:
     Raises:
         ValueError: the name is not one of `IMAGENET_CLASSES`.
     """
-    if name not in IMAGENET_CLASSES:
-        raise ValueError(f"classes must be one of {', '.join(IMAGENET_CLASSES)}, got {name!r}")
+    one_of(IMAGENET_CLASSES, classes=name)
     return IMAGENET_CLASSES[name]
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from cyclelight.errors import about
+from cyclelight.errors import one_of
 from cyclelight.metrics.features import resize_of
 
 
@@ -63,8 +63,6 @@ def protocol(name: str, network: str | None = None) -> MetricProtocol:
     Raises:
         ValueError: there is none.
     """
-    if name not in PROTOCOLS:
-        told = f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}"
-        raise about("protocol", ValueError(told))
+    one_of(PROTOCOLS, protocol=name)
     found = PROTOCOLS[name]
     return found if network is None else replace(found, network=network)

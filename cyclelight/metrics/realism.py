@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cyclelight.errors import about, at_least
+
 IMAGENET_CLASSES: dict[str, Collection[int]] = {
     "cat": range(281, 286),
     "dog": range(151, 269),
@@ -82,10 +84,9 @@ def kid(
     """
     _check_pair(features, reference)
     x, y = features, reference
-    if subset_size is not None and subset_size < 2:
-        raise ValueError(f"subset_size must be at least 2, got {subset_size}")
-    if subsets < 1:
-        raise ValueError(f"subsets must be at least 1, got {subsets}")
+    if subset_size is not None:
+        at_least(2, subset_size=subset_size)
+    at_least(1, subsets=subsets)
     if subset_size is None or subset_size >= len(x) == len(y):
         return _squared_mmd(x, y)
     size = min(subset_size, len(x), len(y))
@@ -110,11 +111,14 @@ def class_rate(labels: Tensor, classes: Collection[int]) -> Estimate:
         ValueError: no labels, or none that are integers, or no classes.
     """
     if labels.ndim != 1 or len(labels) < 1 or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be integers of shape (n,) with n >= 1, got {_describe(labels)}"
+        raise about(
+            "labels",
+            ValueError(
+                f"labels must be integers of shape (n,) with n >= 1, got {_describe(labels)}"
+            ),
         )
     if not classes:
-        raise ValueError("classes must be at least one, got none")
+        raise about("classes", ValueError("classes must be at least one, got none"))
     wanted = torch.tensor(list(classes), device=labels.device)
     share = float(torch.isin(labels, wanted).double().mean())
     return Estimate(share, (share * (1 - share) / len(labels)) ** 0.5)
@@ -182,11 +186,10 @@ def _kernel_sums(x: Tensor, y: Tensor, *, within: bool = False) -> tuple[Tensor,
 def _check_pair(features: Tensor, reference: Tensor) -> None:
     for name, rows in (("features", features), ("reference", reference)):
         if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:
-            raise ValueError(
-                f"{name} must be floating point, of shape (n, D) with n >= 2, got {_describe(rows)}"
-            )
+            told = f"{name} must be floating point, of shape (n, D) with n >= 2"
+            raise about(name, ValueError(f"{told}, got {_describe(rows)}"))
         if not all(block.isfinite().all() for block in _blocks(rows)):
-            raise ValueError(f"{name} must be finite, got NaN or infinite values")
+            raise about(name, ValueError(f"{name} must be finite, got NaN or infinite values"))
     if features.shape[1] != reference.shape[1]:
         raise ValueError(
             f"features and reference must come from one network, "

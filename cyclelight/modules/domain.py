@@ -29,6 +29,7 @@ from cyclelight.domains.folder import (
     network_config,
     save_domain,
 )
+from cyclelight.errors import about
 from cyclelight.files import check_place
 from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
 from cyclelight.networks import NetworkSettings, blocks, resize
@@ -134,11 +135,17 @@ class DomainModule(Trained):
     def _start_from(self, path: str, side: int) -> NetworkDenoiser:
         domain = load_domain(check_domain_path(path, "init_from"))
         if self.channels != domain.channels:
-            raise ValueError(
-                f"init_from: {path} has channels {domain.channels}, not {self.channels}"
+            raise about(
+                "init_from",
+                ValueError(
+                    f"init_from: {path} has channels {domain.channels}, not {self.channels}"
+                ),
             )
         if domain.space != (space := state_space(self.autoencoder)):
-            raise ValueError(f"init_from: {path} works on {domain.space}, not on {space}")
+            raise about(
+                "init_from",
+                ValueError(f"init_from: {path} works on {domain.space}, not on {space}"),
+            )
         denoiser = domain.denoiser
         assert isinstance(denoiser, NetworkDenoiser)
         resize(denoiser.network, side)

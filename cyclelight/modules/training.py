@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from cyclelight.errors import about
+
 LearningRates = Literal["constant", "cosine"]
 
 
@@ -21,11 +23,13 @@ def check_settings(learning_rate: float, ema_decay: float, **at_least: tuple[flo
     """
     for argument, (value, least) in at_least.items():
         if not value >= least:
-            raise ValueError(f"{argument} must be at least {least}, got {value}")
+            raise about(argument, ValueError(f"{argument} must be at least {least}, got {value}"))
     if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
+        raise about(
+            "learning_rate", ValueError(f"learning_rate must be above 0, got {learning_rate}")
+        )
     if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        raise about("ema_decay", ValueError(f"ema_decay must be in [0, 1), got {ema_decay}"))
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -90,8 +94,11 @@ class Trained(LightningModule):
         # It has made the loader, to count, before a checkpoint tells where in an epoch to begin.
         loop._combined_loader = loader
         if last == float("inf"):
-            raise ValueError(
-                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
+            raise about(
+                "lr_schedule",
+                ValueError(
+                    "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
+                ),
             )
         return last
 

@@ -16,6 +16,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclelight.errors import about, at_least
+
 GROUPS = 32
 """Groups of every group norm; every number of channels is a multiple of it."""
 
@@ -180,8 +182,7 @@ def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
         raise ValueError(
             f"attention_resolutions must be among {sizes}, got {sorted(unknown)} besides"
         )
-    if config.num_res_blocks < 0:
-        raise ValueError(f"num_res_blocks must be at least 0, got {config.num_res_blocks}")
+    at_least(0, num_res_blocks=config.num_res_blocks)
     attended = {w for w, s in zip(widths, sizes, strict=True) if s in config.attention_resolutions}
     # The middle is as wide as the way down ends, which without blocks of its own stays narrow.
     attended.add(widths[-1] if config.num_res_blocks else widths[0])
@@ -189,7 +190,7 @@ def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
         value = getattr(config, name)
         if name == "num_head_channels" or config.num_head_channels == -1:
             if value < 1 and (value != -1 or name == "num_heads"):
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise about(name, ValueError(f"{name} must be at least 1, got {value}"))
             indivisible = sorted(w for w in attended if value > 0 and w % value)
             if indivisible:
                 raise ValueError(f"{name} {value} does not divide the channels {indivisible}")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from diffusers import AutoencoderKL
 
+from cyclelight.errors import about
+
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
@@ -35,9 +37,12 @@ def build_autoencoder(
     """
     levels = len(settings.block_out_channels)
     if resolution % 2 ** (levels - 1):
-        raise ValueError(
-            f"resolution must be a multiple of {2 ** (levels - 1)} for {levels} levels of "
-            f"block_out_channels, got {resolution}"
+        raise about(
+            "resolution",
+            ValueError(
+                f"resolution must be a multiple of {2 ** (levels - 1)} for {levels} levels of "
+                f"block_out_channels, got {resolution}"
+            ),
         )
     if any(width % settings.norm_groups for width in settings.block_out_channels):
         raise ValueError(

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from cyclelight.errors import at_least
 from cyclelight.files import write_text
 from cyclelight.metrics.figures import image_figures
 from cyclelight.runs.report import Summary
@@ -87,8 +88,7 @@ def write_page(
     Raises:
         ValueError: `max_pairs` is not positive.
     """
-    if max_pairs < 1:
-        raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
+    at_least(1, max_pairs=max_pairs)
     shown = evenly(keys, max_pairs)
     cards: list[tuple[str, Mapping[str, float]]] = []  # With images as text, which are smaller.
     for key in shown:

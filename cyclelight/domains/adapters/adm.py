@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.model_files import read_tensors
-from cyclelight.files import first_line
+from cyclelight.errors import about, at_least, first_line
 from cyclelight.networks.adm import ADMSettings, ADMUNet, AttentionBlock
 
 State = dict[str, Tensor]
@@ -65,14 +65,16 @@ class ADMFlags:
         Raises:
             ValueError: there is no such schedule.
         """
-        if self.diffusion_steps < 1:
-            raise ValueError(f"diffusion_steps must be at least 1, got {self.diffusion_steps}")
+        at_least(1, diffusion_steps=self.diffusion_steps)
         scale = 1000 / self.diffusion_steps
         if self.noise_schedule == "linear":
             return NoiseSchedule.linear(1e-4 * scale, 0.02 * scale, self.diffusion_steps)
         if self.noise_schedule == "cosine":
             return NoiseSchedule.cosine(self.diffusion_steps)
-        raise ValueError(f"noise_schedule must be linear or cosine, got {self.noise_schedule}")
+        raise about(
+            "noise_schedule",
+            ValueError(f"noise_schedule must be linear or cosine, got {self.noise_schedule}"),
+        )
 
 
 def read_state(path: str | Path) -> State:
