@@ -7,13 +7,13 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from cyclelight.commands.errors import UsageError, closest, guarded
+from cyclelight.commands.guard import UsageError, closest, guarded
 
 COMMANDS = {
-    "fit": ("cyclelight.commands.stages:fit", "train the model of a domain, or an autoencoder"),
-    "validate": ("cyclelight.commands.stages:validate", "compute the validation loss"),
-    "test": ("cyclelight.commands.stages:test", "sample a domain and score the samples"),
-    "predict": ("cyclelight.commands.stages:predict", "translate images into another domain"),
+    "fit": ("cyclelight.commands.fit:fit", "train the model of a domain, or an autoencoder"),
+    "validate": ("cyclelight.commands.validate:validate", "compute the validation loss"),
+    "test": ("cyclelight.commands.test:test", "sample a domain and score the samples"),
+    "predict": ("cyclelight.commands.predict:predict", "translate images into another domain"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
     "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),
     "export": ("cyclelight.commands.import_:export", "write a domain for guided-diffusion"),

@@ -4,15 +4,14 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import about, one_of
 from datamodules.domain_images import DomainImages
 from datamodules.fetching import DamagedArchive, download, opened, sha256, unpack
-from datamodules.reading import OnError, is_image_name
+from datamodules.reading import is_image_name
 
 Version = Literal["v1", "v2"]
 Animal = Literal["cat", "dog", "wild"]
@@ -70,11 +69,7 @@ class AFHQ(DomainImages):
         version: v1 (2020) or v2 (2021: better resampling, lossless). Figures of different versions
             are not comparable.
         domain: cat, dog or wild.
-        batch_size: images per step and process.
-        num_workers: processes that decode images; none are started if the images are in memory.
-        fit_mode: `crop` or `letterbox`; the images are square already.
-        on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
-        seed: of the order of the training images.
+        loading: see `DomainData`.
 
     Raises:
         FileNotFoundError: `root` is a file that does not exist.
@@ -86,11 +81,7 @@ class AFHQ(DomainImages):
         root: str = "data",
         version: Version = "v2",
         domain: Animal = "cat",
-        batch_size: int = 16,
-        num_workers: int = 2,
-        fit_mode: FitMode = "crop",
-        on_error: OnError = "raise",
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
         one_of(get_args(Version), version=version)
         one_of(get_args(Animal), domain=domain)
@@ -100,11 +91,8 @@ class AFHQ(DomainImages):
             str(folder),
             f"train/{domain}",
             f"{self.release.test}/{domain}",
-            batch_size=batch_size,
-            num_workers=num_workers,
-            fit_mode=fit_mode,
-            on_error=on_error,
-            seed=seed,
+            val_fraction=0.05,  # Unused with `val`, and so no option here.
+            **loading,
         )
         # Where nodes share a disk, one process per node would write to the same file.
         self.prepare_data_per_node = False

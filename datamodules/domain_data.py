@@ -6,25 +6,48 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from cyclelight.diffusion.pixels import FitMode
 from datamodules.order import Batch, batch_loader, groups_of
+from datamodules.reading import OnError, check_loading
 from datamodules.square_images import SquareImages
 
 
 class DomainData(LightningDataModule, ABC):
     """The images of one domain: how they are found and read is left to subclasses.
 
-    A subclass sets `batch_size` and `num_workers`, and `load` sets `val_images`.
+    `load` sets `val_images`.
 
     Batches are dicts: `image`, (B, R, R, 3), uint8; `key` and `path`, B strings each.
     R is the `resolution` of the trainer's module.
+
+    Args:
+        batch_size: images per step and process.
+        num_workers: processes that decode images; none are started if the images are in memory.
+        fit_mode: `crop` to the largest centred square, or `letterbox` on white.
+        on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
+        seed: of the order of the training images; each epoch's follows from this and its number,
+            so that a resumed fit goes on in the same one.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
-    batch_size: int
-    """Images per step and process."""
-    num_workers: int
-    """Processes that decode images."""
     val_images: SquareImages | None = None
     """The images that judge; known after `setup`."""
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        fit_mode: FitMode = "crop",
+        on_error: OnError = "raise",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, fit_mode, on_error)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.fit_mode: FitMode = fit_mode
+        self.on_error: OnError = on_error
 
     def setup(self, stage: str) -> None:
         """Read what `stage` needs at the resolution of the trainer's module."""

@@ -3,15 +3,15 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 
-from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import about
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
-from datamodules.reading import Files, OnError, check_loading, list_images
+from datamodules.reading import Files, list_images
 from datamodules.square_images import ImageItem, SquareImages
 
 
@@ -46,12 +46,7 @@ class DomainImages(DomainData):
         val: sub-folder of `root` with the validation images, such as AFHQ's `val/cat` beside
             `train/cat`; without it, they are split off by a hash of each image's key.
         val_fraction: share of images split off, in (0, 1); used only without `val`.
-        batch_size: images per step and process.
-        num_workers: processes that decode images; none are started if the images are in memory.
-        fit_mode: `crop` to the largest centred square, or `letterbox` on white.
-        on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
-        seed: of the order of the training images; each epoch's follows from this and its number,
-            so that a resumed fit goes on in the same one.
+        loading: see `DomainData`.
 
     Raises:
         FileNotFoundError: a folder is missing.
@@ -64,14 +59,9 @@ class DomainImages(DomainData):
         train: str | None = None,
         val: str | None = None,
         val_fraction: float = 0.05,
-        batch_size: int = 16,
-        num_workers: int = 2,
-        fit_mode: FitMode = "crop",
-        on_error: OnError = "raise",
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__()
-        check_loading(batch_size, num_workers, fit_mode, on_error)
+        super().__init__(**loading)
         if not 0 < val_fraction < 1:
             raise about(
                 "val_fraction",
@@ -83,9 +73,6 @@ class DomainImages(DomainData):
             )
         self.root, self.train, self.val = Path(root), train, val
         self.val_fraction = val_fraction
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.fit_mode: FitMode = fit_mode
-        self.on_error: OnError = on_error
         self.train_files: Files = []
         self.val_files: Files = []
         self.train_images: SquareImages | None = None

@@ -2,15 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 
-from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import about, at_least
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import Batch, BatchOrder
-from datamodules.reading import OnError, check_loading
 from datamodules.square_images import SquareImages
 from datamodules.streaming import ShardBatches, ShardOrder
 from datamodules.tars import (
@@ -49,13 +48,10 @@ class ShardImages(DomainData):
             nothing is counted, and processes and workers get whole shards, repeated or left out
             as need be. URLs are not counted: for them it must be given.
         shuffle_buffer: images among which one is drawn, in each worker.
-        batch_size: images per step and process.
         num_workers: processes that read and decode images; no more than a process has shards
             where these are not counted.
-        fit_mode: `crop` to the largest centred square, or `letterbox` on white.
-        on_error: what an unreadable image does: `raise` an error, or `skip` it with a warning, in a
-            smaller batch. An unreadable shard is always an error.
-        seed: of the order of the training images.
+        loading: see `DomainData`. A batch in which an unreadable image is skipped is smaller, and
+            an unreadable shard is always an error.
 
     Raises:
         FileNotFoundError: a shard is missing, or a pattern finds none.
@@ -68,14 +64,10 @@ class ShardImages(DomainData):
         val: str,
         epoch_images: int | None = None,
         shuffle_buffer: int = 1000,
-        batch_size: int = 16,
         num_workers: int = 2,
-        fit_mode: FitMode = "crop",
-        on_error: OnError = "raise",
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__()
-        check_loading(batch_size, num_workers, fit_mode, on_error)
+        super().__init__(num_workers=num_workers, **loading)
         if epoch_images is not None:
             at_least(1, epoch_images=epoch_images)
         at_least(1, shuffle_buffer=shuffle_buffer)
@@ -91,9 +83,6 @@ class ShardImages(DomainData):
             )
         self.train, self.val = train, val
         self.epoch_images, self.shuffle_buffer = epoch_images, shuffle_buffer
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.fit_mode: FitMode = fit_mode
-        self.on_error: OnError = on_error
         self.counts: list[int] | None = None
         """Images of each training shard, if they are counted; known after `setup`."""
         self.resolution: int | None = None

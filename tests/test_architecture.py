@@ -23,7 +23,7 @@ ORDER = """
     datamodules: domain_data domain_images shards afhq predict_data translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder translation
-    commands: * errors processes parsing lightning_cli same_run stages
+    commands: * guard processes parsing lightning_cli same_run fit validate test predict
     commands: evaluate inspect import_ push
     cli __main__
 """

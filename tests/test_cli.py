@@ -17,23 +17,44 @@ from torch.distributed import DistBackendError, DistNetworkError
 from torch.utils.data import DataLoader, Dataset
 
 from cyclelight.cli import main
-from cyclelight.commands.errors import guarded, one_line
+from cyclelight.commands.guard import guarded, one_line
+from cyclelight.errors import at_least
 
 Run = Callable[..., tuple[int, str]]
+PART = ("--model.part", f"{__name__}.Part")
+
+
+class Part:
+    """Something with settings, of which one has the name of a setting of the module.
+
+    Args:
+        steps: how many, at least 2.
+        more_steps: how many more, at least 2.
+    """
+
+    def __init__(self, steps: int = 2, more_steps: int = 2) -> None:
+        at_least(2, steps=steps)
+        self.check(more_steps)
+
+    def check(self, more_steps: int) -> None:
+        at_least(2, more_steps=more_steps)
 
 
 class TinyModule(LightningModule):
-    """A stand-in for any module: one weight, two settings.
+    """A stand-in for any module: one weight, some settings.
 
     Args:
         steps: how many, at least 1.
-        fail: what the training step raises, if anything.
+        fail: what the training step raises, if anything; `refuse`: the constructor, not saying
+            which argument it is about.
+        part: a class of its own.
     """
 
-    def __init__(self, steps: int = 1, fail: str | None = None) -> None:
+    def __init__(self, steps: int = 1, fail: str | None = None, part: Part | None = None) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        at_least(1, steps=steps)
+        if fail == "refuse":
+            raise ValueError("steps and fail do not go together")
         self.fail = fail
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
@@ -130,7 +151,14 @@ def test_usage(run: Run, args: list[str], says: str) -> None:
     [
         (["--model.step", "1"], "--model.step is not an option"),
         (["--model.steps", "many"], "--model.steps: expected int, got many"),
-        (["--model.steps", "0"], "--model.steps must be at least 1, got 0"),
+        (["--model.steps", "0"], "error: --model.steps must be at least 1, got 0\n"),
+        (["--model.fail", "refuse"], "error: steps and fail do not go together\n"),
+        ([*PART, "--model.part.steps", "1"], "error: --model.part.steps must be at least 2, got 1"),
+        (
+            [*PART, "--model.part.more_steps", "1"],
+            "error: --model.part.more_steps must be at least",
+        ),
+        ([*PART, "--model.steps", "0"], "error: --model.steps must be at least 1, got 0"),
         (["--trainer.max_epoch", "3"], "--trainer.max_epoch is not an option"),
         (["--trainer.max_epochs", "many"], "--trainer.max_epochs: expected int, got many"),
         (["--trainer.accelerator", "abacus"], "abacus"),

@@ -1,6 +1,5 @@
 """`cyclelight evaluate`: the figures of `predict` over folders made by any program."""
 
-from argparse import ArgumentError
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
@@ -9,8 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from tqdm import tqdm
 
-from cyclelight.commands.errors import UsageError
-from cyclelight.commands.parsing import explain
+from cyclelight.commands.parsing import usage
 from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import first_line
 from cyclelight.metrics.columns import Columns
@@ -57,7 +55,7 @@ def _parser() -> ArgumentParser:
 
 def evaluate(args: list[str]) -> int:
     """`lightning evaluate`; the exit code."""
-    try:
+    with usage():
         options = _parser().parse_args(args)
         _check(options)
         protocol = protocol_of(options.protocol, options.network)
@@ -66,10 +64,6 @@ def evaluate(args: list[str]) -> int:
         resolution = common_side([path for _, path, _ in triples])
         realism = options.reference is not None or options.classes is not None
         judge = Judge(protocol if realism else None, options.weights, resolution=resolution)
-    except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
     judge.to(options.device)
     untranslated = sorted({key for key, _ in found} - {key for key, _, _ in triples})
     if untranslated:

@@ -1,6 +1,5 @@
 """`lightning import` and `lightning export`: the field's checkpoints <-> domain folders."""
 
-from argparse import ArgumentError
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
-from cyclelight.commands.errors import UsageError
-from cyclelight.commands.parsing import explain
+from cyclelight.commands.parsing import usage
 from cyclelight.diffusion.denoiser import NetworkDenoiser
 from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
 from cyclelight.domains.domain import Domain
@@ -42,16 +40,12 @@ def _import_parser() -> ArgumentParser:
 
 def import_(args: list[str]) -> int:
     """`lightning import`; the exit code."""
-    try:
+    with usage():
         options = _import_parser().parse_args(args)
         to, flags = Path(options.to), ADMFlags(**options.flags.as_dict())
         if to.exists():
             raise ValueError(f"--to: {to} exists already; name a new folder")
         domain = _read(options.source, flags)
-    except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
     source = options.source if hub_name(options.source) else Path(options.source).name
     card = {
         **domain.card,
@@ -127,7 +121,7 @@ def _export_parser() -> ArgumentParser:
 
 def export(args: list[str]) -> int:
     """`lightning export`; the exit code."""
-    try:
+    with usage():
         options = _export_parser().parse_args(args)
         to = Path(options.to)
         if to.suffix != ".pt":
@@ -147,10 +141,6 @@ def export(args: list[str]) -> int:
         assert isinstance(denoiser, NetworkDenoiser)
         network = denoiser.network
         assert isinstance(network, ADMUNet)
-    except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
     save_adm(network, to)
     flags = " ".join(f"--{name} {value}" for name, value in flags_of(network).items())
     schedule = denoiser.schedule

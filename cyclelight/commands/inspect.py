@@ -1,6 +1,5 @@
 """`cyclelight inspect`: what domain folders hold, and which translate into each other."""
 
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,8 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
-from cyclelight.commands.errors import UsageError, one_line
-from cyclelight.commands.parsing import explain
+from cyclelight.commands.guard import UsageError, one_line
+from cyclelight.commands.parsing import usage
 
 HEAD = ("", "domain", "disk", "weights", "schedule", "pixels", "data", "licence")
 WIDTHS = (None, None, None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
@@ -54,10 +53,8 @@ def _parser() -> ArgumentParser:
 
 def inspect(args: list[str]) -> int:
     """`lightning inspect`; the exit code."""
-    try:
+    with usage():
         folders = _parser().parse_args(args).folders
-    except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
     if not folders:
         raise UsageError("a DIR is missing: a domain folder, or a folder with domains in it")
     # Each path once, however it was given.

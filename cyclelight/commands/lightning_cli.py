@@ -19,13 +19,14 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from cyclelight.commands.errors import UsageError, one_line
+from cyclelight.commands.guard import UsageError, one_line
 from cyclelight.commands.parsing import explain, option_of
 from cyclelight.commands.processes import die_with_parent, keep_signals
 from cyclelight.errors import argument_of
 from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
 from cyclelight.runs.checkpoints import damage
+from cyclelight.runs.report import Report
 from cyclelight.runs.sharding import FSDP2, PRECISIONS, Sharded
 from datamodules.domain_images import DomainImages
 
@@ -266,3 +267,9 @@ def _quieten() -> None:
     # validate and test make no ModelCheckpoint, and need none.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+def show(report: Report | None) -> None:
+    """The table of figures, on the first process."""
+    if report is not None and report.scores:
+        print(report)

@@ -2,9 +2,12 @@
 
 import re
 import traceback
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from cyclelight.commands.guard import UsageError
 from cyclelight.errors import argument_of
 
 _KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)')
@@ -26,6 +29,17 @@ _WORDINGS = [
     ),
     (r"Problems parsing config: (?P<name>.+)", "--config: {name}"),
 ]
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Whatever is refused meanwhile was asked for wrongly: UsageError, in one line."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise UsageError(explain(str(error))) from error
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
 
 
 def explain(message: str) -> str:

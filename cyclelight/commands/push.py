@@ -2,14 +2,13 @@
 
 import json
 import re
-from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from cyclelight.commands.errors import UsageError
-from cyclelight.commands.parsing import explain
+from cyclelight.commands.guard import UsageError
+from cyclelight.commands.parsing import usage
 from cyclelight.domains.hub import FILES, LOGIN, hub_name, hub_reason, status
 
 # What the Hub calls the licences that training images usually have.
@@ -85,10 +84,8 @@ def _parser() -> ArgumentParser:
 
 def push(args: list[str]) -> int:
     """`lightning push`; the exit code."""
-    try:
+    with usage():
         options = _parser().parse_args(args)
-    except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
     folder, repository = Path(options.folder), options.repository
     if hub_name(f"{repository}@main") != (repository, "main"):
         raise UsageError(f"OWNER/NAME must be like jane/cat64, got {repository!r}")
@@ -98,10 +95,8 @@ def push(args: list[str]) -> int:
     from cyclelight.domains.folder import load_domain
     from cyclelight.files import write_text
 
-    try:
+    with usage():
         domain = load_domain(folder)  # With its weights, so that what is published does load.
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
     card = folder / "README.md"
     if not card.exists():
         write_text(card, model_card(domain, folder, repository))

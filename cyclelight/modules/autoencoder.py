@@ -6,22 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import log_images
 from cyclelight.diffusion.loss import finite
-from cyclelight.diffusion.noise import step_generator
 from cyclelight.diffusion.pixels import to_float, to_uint8
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import MARK, autoencoder_state, rebuild, save_autoencoder
-from cyclelight.files import check_place
+from cyclelight.errors import at_least
 from cyclelight.metrics.faithfulness import psnr
-from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
+from cyclelight.modules.training import TrainingModule
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
-from cyclelight.runs.sharding import shard, whole
+from cyclelight.runs.sharding import shard
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +27,7 @@ MEASURED = 1024
 SHOWN = 8
 
 
-class AutoencoderModule(Trained):
+class AutoencoderModule(TrainingModule):
     """An autoencoder of images, in whose latent space domains are trained afterwards.
 
     Domains translate into each other only if they share it: train it on the images of all of
@@ -44,19 +41,15 @@ class AutoencoderModule(Trained):
         network: shape of the autoencoder.
         kl_weight: weight of the Kullback-Leibler divergence of the posterior from N(0, I); the
             loss is (sum |x - x_hat| + kl_weight KL) / values of the image.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: weight decay of AdamW.
-        warmup_steps: optimizer steps over which the learning rate rises from 0.
-        lr_schedule: after the warm-up: constant, or a cosine down to 0 at the last step.
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
-        flip: mirror training images left-right, each with probability 1/2.
-        data_licence: licence of the training images, for the card.
-        seed: seed of the posterior's draws and flips.
+        training: see `TrainingModule`.
 
     Raises:
         ValueError: a setting is out of range.
     """
+
+    product, mark = "autoencoder", MARK
 
     def __init__(
         self,
@@ -64,48 +57,30 @@ class AutoencoderModule(Trained):
         channels: int = 3,
         network: AutoencoderSettings = AutoencoderSettings(),  # noqa: B008 (frozen)
         kl_weight: float = 1e-6,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 500,
-        lr_schedule: LearningRates = "constant",
         ema_decay: float = 0.999,
-        flip: bool = True,
-        data_licence: str = "not stated",
-        seed: int = 0,
+        **training: Any,
     ) -> None:
-        super().__init__()
-        check_settings(
-            learning_rate,
-            ema_decay,
-            resolution=(resolution, 1),
-            channels=(channels, 1),
-            warmup_steps=(warmup_steps, 0),
-            kl_weight=(kl_weight, 0),
-        )
+        super().__init__(ema_decay, **training)
+        at_least(1, resolution=resolution, channels=channels)
+        at_least(0, kl_weight=kl_weight)
         self.resolution, self.kl_weight = resolution, kl_weight
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
-        self.ema_decay, self.flip, self.seed = ema_decay, flip, seed
-        self.data_licence = data_licence
         self.network = build_autoencoder(network, resolution=resolution, channels=channels)
         # Convolutions are faster in this layout, on CPUs and GPUs alike.
         self.network.to(memory_format=torch.channels_last)
         self.val_l1, self.val_psnr = MeanMetric(), MeanMetric()
 
+    @property
+    def trained_network(self) -> nn.Module:
+        network: nn.Module = self.network
+        return network
+
     def configure_model(self) -> None:
         """Shard the autoencoder, under the strategy fsdp2."""
         shard(self.network.children(), self.device_mesh)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """The moving average."""
-        return [EMA(self.ema_decay)]
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
-        x = to_float(batch["image"])
-        generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
-        if self.flip:
-            x = mirror(x, generator)
+        """The loss of a batch."""
+        x, generator = self.training_images(batch, batch_idx)
         posterior = self.network.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
         x_hat = self.network.decode(posterior.mean + posterior.std * noise).sample
@@ -162,33 +137,9 @@ class AutoencoderModule(Trained):
         return rebuild(state)
 
     def card(self) -> dict[str, Any]:
-        """What `autoencoder.json` says: resolution, data and licence, steps, versions."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        return {
-            "resolution": self.resolution,
-            "data": datamodule.summary() if hasattr(datamodule, "summary") else {},
-            "data_licence": self.data_licence,
-            "steps": self.trainer.global_step,
-            "kl_weight": self.kl_weight,
-            "ema_decay": self.ema_decay,
-            "versions": versions(),
-        }
+        """What `autoencoder.json` says."""
+        return {**super().card(), "kl_weight": self.kl_weight}
 
-    def on_fit_start(self) -> None:
-        """Refuse now, rather than at the end, to put it in the place of something else."""
-        check_place(self._folder, *MARK)
-
-    def on_fit_end(self) -> None:
-        """Write the autoencoder folder; the weights are the averaged ones by now."""
-        if self.trainer.interrupted:
-            return
-        weights = whole(self.network.state_dict())
-        if not self.trainer.is_global_zero:
-            return
-        made = save_autoencoder(self._folder, self.finished(weights))
-        log.info("Wrote the autoencoder to %s", made)
-
-    @property
-    def _folder(self) -> Path:
-        """Where the autoencoder is written to."""
-        return Path(self.trainer.default_root_dir) / "autoencoder"
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the autoencoder folder."""
+        return save_autoencoder(folder, self.finished(weights))

@@ -1,21 +1,21 @@
 """DomainModule: train the diffusion model of one domain (`lightning fit`)."""
 
 import logging
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import ModuleDict
 from torchmetrics import MeanMetric
 
-from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import SampleGrid
 from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.diffusion.loss import Weighting, denoising_loss, finite
-from cyclelight.diffusion.noise import keyed_generator, step_generator
+from cyclelight.diffusion.noise import keyed_generator
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import state_shape, state_space
@@ -29,12 +29,11 @@ from cyclelight.domains.folder import (
     network_config,
     save_domain,
 )
-from cyclelight.errors import about
-from cyclelight.files import check_place
-from cyclelight.modules.training import LearningRates, Trained, check_settings, mirror, versions
+from cyclelight.errors import about, at_least
+from cyclelight.modules.training import TrainingModule
 from cyclelight.networks import NetworkSettings, blocks, resize
 from cyclelight.networks.unet import UNetSettings
-from cyclelight.runs.sharding import shard, whole
+from cyclelight.runs.sharding import shard
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ LEVELS = 5
 """Validation reports the loss in this many equal ranges of timesteps."""
 
 
-class DomainModule(Trained):
+class DomainModule(TrainingModule):
     """A diffusion model of one image domain, trained on the noise-prediction loss.
 
     The fit ends by writing `domain/` into the output folder: a diffusers DDPMPipeline folder with
@@ -64,22 +63,18 @@ class DomainModule(Trained):
             `owner/name` on the Hugging Face Hub. Its architecture, schedule and prediction type
             are taken over too, in place of `network`, `schedule` and `prediction_type`. Its
             resolution may differ: 32 pixels first is a good start for 48 or 64.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: weight decay of AdamW.
-        warmup_steps: optimizer steps over which the learning rate rises from 0.
-        lr_schedule: after the warm-up: constant, or a cosine down to 0 at the last step.
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
-        flip: mirror training images left-right, each with probability 1/2.
         sample_every_n_epochs: how often a grid of samples goes to TensorBoard; 0 for never.
-        data_licence: licence of the training images, for the card in `domain.json`.
         save_dtype: dtype of the weights in the domain folder.
-        seed: seed of timesteps, noise and flips in training, and of validation and samples.
+        training: see `TrainingModule`.
 
     Raises:
         ValueError: a setting is out of range.
         FileNotFoundError: `init_from` does not exist.
     """
+
+    product, mark = "domain", MARK
 
     def __init__(
         self,
@@ -92,33 +87,17 @@ class DomainModule(Trained):
         prediction_type: PredictionType = "epsilon",
         weighting: Weighting = "p2",
         init_from: str | None = None,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 500,
-        lr_schedule: LearningRates = "constant",
         ema_decay: float = 0.9999,
-        flip: bool = True,
         sample_every_n_epochs: int = 10,
-        data_licence: str = "not stated",
         save_dtype: Literal["float32", "float16"] = "float32",
-        seed: int = 0,
+        **training: Any,
     ) -> None:
-        super().__init__()
-        check_settings(
-            learning_rate,
-            ema_decay,
-            resolution=(resolution, 1),
-            channels=(channels, 1),
-            warmup_steps=(warmup_steps, 0),
-            sample_every_n_epochs=(sample_every_n_epochs, 0),
-        )
+        super().__init__(ema_decay, **training)
+        at_least(1, resolution=resolution, channels=channels)
+        at_least(0, sample_every_n_epochs=sample_every_n_epochs)
         self.name, self.resolution, self.channels = name, resolution, channels
-        self.weighting, self.flip, self.seed = weighting, flip, seed
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
-        self.ema_decay = ema_decay
+        self.weighting, self.save_dtype = weighting, save_dtype
         self.sample_every_n_epochs = sample_every_n_epochs
-        self.data_licence, self.save_dtype = data_licence, save_dtype
         self.ancestor: str | None = None
         # Not a module of torch: optimizer, weights of a checkpoint and average are without it.
         self.autoencoder = None if autoencoder is None else load_autoencoder(autoencoder)
@@ -165,6 +144,10 @@ class DomainModule(Trained):
             autoencoder=self.autoencoder,
         )
 
+    @property
+    def trained_network(self) -> nn.Module:
+        return self.denoiser.network
+
     def configure_model(self) -> None:
         """Shard the network, under the strategy fsdp2."""
         network = self.denoiser.network
@@ -172,7 +155,7 @@ class DomainModule(Trained):
 
     def configure_callbacks(self) -> list[Callback]:
         """The moving average, and the sample grids, which show the averaged weights."""
-        callbacks: list[Callback] = [EMA(self.ema_decay)]
+        callbacks = super().configure_callbacks()
         if self.sample_every_n_epochs:
             callbacks.append(SampleGrid(self.sample_every_n_epochs))
         return callbacks
@@ -182,11 +165,8 @@ class DomainModule(Trained):
         return denoising_loss(self.denoiser, x_0, timesteps, noise, weighting=self.weighting)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One batch; what is random in it depends on (seed, step, batch, rank) alone."""
-        x_0 = to_float(batch["image"])
-        generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
-        if self.flip:
-            x_0 = mirror(x_0, generator)
+        """The loss of a batch."""
+        x_0, generator = self.training_images(batch, batch_idx)
         with torch.no_grad():
             x_0 = self.domain.to_states(x_0)
         T = self.denoiser.schedule.timesteps
@@ -241,20 +221,14 @@ class DomainModule(Trained):
         self._log_losses("test")
 
     def card(self) -> dict[str, Any]:
-        """What `domain.json` says: name, resolution, data and licence, steps, versions."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        """What `domain.json` says."""
         return {
             "name": self.name,
-            "resolution": self.resolution,
             "channels": self.channels,
             "space": self.domain.space,
-            "data": datamodule.summary() if hasattr(datamodule, "summary") else {},
-            "data_licence": self.data_licence,
-            "steps": self.trainer.global_step,
+            **super().card(),
             "init_from": self.ancestor,
             "weighting": self.weighting,
-            "ema_decay": self.ema_decay,
-            "versions": versions(),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -277,19 +251,10 @@ class DomainModule(Trained):
             raise ValueError(f"the checkpoint works on {theirs}, not on {self.domain.space}")
         super().on_load_checkpoint(checkpoint)
 
-    def on_fit_start(self) -> None:
-        """Refuse now, rather than at the end, to put the domain in the place of something else."""
-        check_place(self._folder, *MARK)
-
-    def on_fit_end(self) -> None:
-        """Write the domain folder; the weights are the averaged ones by now."""
-        if self.trainer.interrupted:
-            return
-        weights = whole(self.denoiser.network.state_dict())
-        if not self.trainer.is_global_zero:
-            return
-        folder = save_domain(
-            self._folder,
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the domain folder."""
+        return save_domain(
+            folder,
             self.denoiser.network,
             self.denoiser.schedule,
             prediction_type=self.denoiser.prediction_type,
@@ -298,9 +263,3 @@ class DomainModule(Trained):
             autoencoder=self.autoencoder,
             weights=weights,
         )
-        log.info("Wrote the domain to %s", folder)
-
-    @property
-    def _folder(self) -> Path:
-        """Where the domain is written to."""
-        return Path(self.trainer.default_root_dir) / "domain"

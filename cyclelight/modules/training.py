@@ -1,35 +1,30 @@
-"""What the trainings here share: AdamW with its learning rates, flips, versions for the card."""
+"""TrainingModule: what the trainings share: AdamW and its learning rates, flips, the ending."""
 
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import cos, pi
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import diffusers
 import lightning
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cyclelight.errors import about
+from cyclelight.callbacks.ema import EMA
+from cyclelight.diffusion.noise import step_generator
+from cyclelight.diffusion.pixels import to_float
+from cyclelight.errors import about, at_least
+from cyclelight.files import check_place
+from cyclelight.runs.sharding import whole
+
+log = logging.getLogger(__name__)
 
 LearningRates = Literal["constant", "cosine"]
-
-
-def check_settings(learning_rate: float, ema_decay: float, **at_least: tuple[float, int]) -> None:
-    """Raises ValueError, naming the argument, unless all are in range.
-
-    `at_least` holds (value, least value) by name.
-    """
-    for argument, (value, least) in at_least.items():
-        if not value >= least:
-            raise about(argument, ValueError(f"{argument} must be at least {least}, got {value}"))
-    if not learning_rate > 0:
-        raise about(
-            "learning_rate", ValueError(f"learning_rate must be above 0, got {learning_rate}")
-        )
-    if not 0 <= ema_decay < 1:
-        raise about("ema_decay", ValueError(f"ema_decay must be in [0, 1), got {ema_decay}"))
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,19 +43,116 @@ def versions() -> dict[str, str]:
 
 
 class Rates(LambdaLR):
-    """The learning rates of `Trained`, by a name of their own to be told from a subclass's."""
+    """Those of `TrainingModule`, by a name of their own to be told from a subclass's."""
 
 
-class Trained(LightningModule):
+class TrainingModule(LightningModule, ABC):
     """A module that learns by AdamW: a linear warm-up, then constant or a cosine down to 0.
 
-    A fit that goes on takes these settings as they are now, not as its checkpoint has them.
+    A fit that goes on takes these settings as they are now, not as its checkpoint has them. It ends
+    by writing what it has made into the output folder.
+
+    Args:
+        ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
+            (1 + n) / (10 + n).
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        warmup_steps: optimizer steps over which the learning rate rises from 0.
+        lr_schedule: after the warm-up: constant, or a cosine down to 0 at the last step.
+        flip: mirror training images left-right, each with probability 1/2.
+        data_licence: licence of the training images, for the card.
+        seed: seed of whatever is random in training, validation and samples.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    lr_schedule: LearningRates
+    product: ClassVar[str]
+    """What the fit makes; its folder has this name, too."""
+    mark: ClassVar[tuple[str, str]]
+    """What such a folder is called, and the file by which it is known."""
+    resolution: int
+    """Height and width of the images in pixels."""
+
+    def __init__(
+        self,
+        ema_decay: float,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 500,
+        lr_schedule: LearningRates = "constant",
+        flip: bool = True,
+        data_licence: str = "not stated",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        at_least(0, warmup_steps=warmup_steps)
+        if not learning_rate > 0:
+            told = f"learning_rate must be above 0, got {learning_rate}"
+            raise about("learning_rate", ValueError(told))
+        if not 0 <= ema_decay < 1:
+            raise about("ema_decay", ValueError(f"ema_decay must be in [0, 1), got {ema_decay}"))
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
+        self.ema_decay, self.flip, self.seed = ema_decay, flip, seed
+        self.data_licence = data_licence
+
+    @property
+    @abstractmethod
+    def trained_network(self) -> nn.Module:
+        """What learns."""
+
+    @abstractmethod
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write what the fit has made; the folder.
+
+        Args:
+            folder: where to; it appears whole or not at all.
+            weights: the averaged weights of `trained_network`, which may hold only a part of them.
+        """
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average."""
+        return [EMA(self.ema_decay)]
+
+    def training_images(
+        self, batch: Mapping[str, Any], batch_idx: int
+    ) -> tuple[Tensor, torch.Generator]:
+        """(images of a batch, float (B, C, R, R) in [-1, 1] and mirrored by chance, a generator).
+
+        What is random in a step depends on (seed, step, batch, rank) alone.
+        """
+        generator = step_generator(self.seed, self.global_step, batch_idx, self.global_rank)
+        x = to_float(batch["image"])
+        return (mirror(x, generator) if self.flip else x), generator
+
+    def card(self) -> dict[str, Any]:
+        """Where the weights come from: data and licence, steps, versions."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        return {
+            "resolution": self.resolution,
+            "data": datamodule.summary() if hasattr(datamodule, "summary") else {},
+            "data_licence": self.data_licence,
+            "steps": self.trainer.global_step,
+            "ema_decay": self.ema_decay,
+            "versions": versions(),
+        }
+
+    def on_fit_start(self) -> None:
+        """Refuse now, rather than at the end, to put it in the place of something else."""
+        check_place(self._folder, *self.mark)
+
+    def on_fit_end(self) -> None:
+        """Write what was made; the weights are the averaged ones by now."""
+        if self.trainer.interrupted:
+            return
+        weights = whole(self.trained_network.state_dict())
+        if self.trainer.is_global_zero:
+            log.info("Wrote the %s to %s", self.product, self.write(self._folder, weights))
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.trainer.default_root_dir) / self.product
 
     def configure_optimizers(self) -> Any:
         """For all parameters; the learning rate changes with each step.

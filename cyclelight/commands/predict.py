@@ -1,0 +1,77 @@
+"""`lightning predict`: make images, such as translations."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from cyclelight.callbacks.gallery import Gallery
+from cyclelight.callbacks.progress import TaskProgress
+from cyclelight.callbacks.scores import TaskScores
+from cyclelight.callbacks.writer import ImageWriter
+from cyclelight.commands.guard import UsageError
+from cyclelight.commands.lightning_cli import Stage, build, show
+from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run
+from cyclelight.methods import import_methods
+from cyclelight.modules.translation import TranslationModule
+from cyclelight.runs.folder import RunFolder, sole_use
+from datamodules.translation_images import TranslationImages
+
+import_methods()  # For their short names.
+
+
+class Predict(Stage):
+    """Translation: the images go to the output folder one by one, and nothing else is kept."""
+
+    name = "predict"
+    summary = "Translate images into another domain."
+    default_model = TranslationModule
+    default_data = TranslationImages
+    output_required = True
+    takes_checkpoint = False
+    save_config = SaveRun
+    scores: TaskScores
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """How to score, and what to do with an earlier run's images."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(TaskScores, "scores", instantiate=False)
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="Start over: remove what an earlier run left in the output folder. Without it, "
+            "the images that are there already are kept, and only the others are made.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Overwriting is for this once: the configuration that is kept serves to go on."""
+        super().before_instantiate_classes()
+        self.overwrite, self.config.overwrite = self.config.overwrite, False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With the writer of the images, the figures and the page that shows both."""
+        shown = self.config_init.trainer.enable_progress_bar is not False
+        bar = [TaskProgress()] if shown else []
+        writer = ImageWriter(overwrite=self.overwrite)
+        self.scores = TaskScores(**self.config_init.scores)
+        self.trainer_defaults["callbacks"] = [writer, self.scores, Gallery(), *bar]
+        return super().instantiate_trainer(**kwargs)
+
+
+def predict(args: list[str]) -> int:
+    """`lightning predict`; the exit code."""
+    cli = build(Predict, args)
+    with ExitStack() as stack:
+        try:
+            folder = RunFolder(cli.config.output)
+            check_apart(cli.datamodule, folder)
+            if cli.trainer.is_global_zero:
+                stack.enter_context(sole_use(folder.root))
+            if not cli.overwrite:
+                check_same_run(cli, folder)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+    show(cli.scores.report)
+    return 0

@@ -1,0 +1,40 @@
+"""`lightning test`: sample a domain and score the samples."""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from cyclelight.callbacks.scores import SampleScores
+from cyclelight.commands.lightning_cli import Stage, build, show
+from cyclelight.methods import ddcm, edit_friendly, sdedit  # noqa: F401 (for their short names)
+from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
+
+
+class Test(Stage):
+    """The losses on the test images, and samples against those images."""
+
+    name = "test"
+    summary = "Sample a domain, score the samples against its validation images, and its loss."
+    config_name = "config_test.yaml"
+    scores: SampleScores
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """How to sample and to score."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(SampleScores, "scores", skip={"folder"}, instantiate=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With the callback that samples."""
+        output = self.config_init.output
+        self.scores = SampleScores(**self.config_init.scores, folder=output)
+        self.trainer_defaults["callbacks"] = [self.scores]
+        return super().instantiate_trainer(**kwargs)
+
+
+def test(args: list[str]) -> int:
+    """`lightning test`; the exit code."""
+    cli = build(Test, args)
+    cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    show(cli.scores.report)
+    return 0

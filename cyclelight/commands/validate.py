@@ -1,0 +1,20 @@
+"""`lightning validate`: the validation loss."""
+
+from cyclelight.commands.lightning_cli import Stage, build
+from cyclelight.methods import ddcm, edit_friendly, sdedit  # noqa: F401 (for their short names)
+from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
+
+
+class Validate(Stage):
+    """The losses on the validation images."""
+
+    name = "validate"
+    summary = "Compute the validation loss of a domain's model."
+    config_name = "config_validate.yaml"
+
+
+def validate(args: list[str]) -> int:
+    """`lightning validate`; the exit code."""
+    cli = build(Validate, args)
+    cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    return 0
