@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -38,11 +37,11 @@ class Stopwatch:
     """A denoiser that adds up how long it was at work."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.seconds = denoiser, 0.0
+        self.denoiser, self.schedule, self.seconds = denoiser, denoiser.schedule, 0.0
 
-    def __call__(self, x_t: Tensor, t: int, condition: Any = None) -> cyclelight.Prediction:
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> cyclelight.Prediction:
         begin = time.perf_counter()
-        prediction = self.denoiser(x_t, t, condition)
+        prediction = self.denoiser(x_t, t)
         self.seconds += time.perf_counter() - begin
         return prediction
 
@@ -54,7 +53,7 @@ def measure_time(resolution: int, batch: int, steps: int) -> None:
     for _ in range(2):
         net = network(resolution).eval().requires_grad_(False)
         watches.append(Stopwatch(cyclelight.NetworkDenoiser(net, schedule)))
-    source, target = (cyclelight.Domain(w, schedule, resolution, 3) for w in watches)
+    source, target = (cyclelight.Domain(w, resolution, 3) for w in watches)
     images = torch.rand(batch, 3, resolution, resolution) * 2 - 1
     settings = {"eta": 0.1, "strength": 0.85, "cleanup": 100, "progress": False}
     cyclelight.translate(source, target, images, steps=10, **settings)

@@ -1,7 +1,7 @@
 """What `fit`, `validate` and `test` ask of the images of one domain, wherever these come from."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -10,6 +10,26 @@ from cyclelight.diffusion.pixels import FitMode
 from datamodules.order import Batch, batch_loader, groups_of
 from datamodules.reading import OnError, check_loading
 from datamodules.square_images import SquareImages
+
+
+@runtime_checkable
+class HasResolution(Protocol):
+    """A module that works on square images of one size."""
+
+    @property
+    def resolution(self) -> int:
+        """Their side in pixels."""
+
+
+def resolution_of(module: object) -> int:
+    """The side of a module's images in pixels.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(module, HasResolution):
+        raise ValueError(f"{type(module).__name__} has no resolution for the images to be read at")
+    return module.resolution
 
 
 class DomainData(LightningDataModule, ABC):
@@ -52,9 +72,7 @@ class DomainData(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Read what `stage` needs at the resolution of the trainer's module."""
         assert self.trainer is not None
-        resolution = self.trainer.lightning_module.resolution
-        assert isinstance(resolution, int)
-        self.load(resolution, train=stage == "fit")
+        self.load(resolution_of(self.trainer.lightning_module), train=stage == "fit")
 
     @abstractmethod
     def load(self, resolution: int, *, train: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -124,17 +124,38 @@ def test_a_perfect_output_of_any_kind_has_no_loss(kind: Any) -> None:
     assert_close(eps_from_output(output, x_t, a, kind), eps)
 
 
-def test_ema_is_the_recursion_with_a_ramp() -> None:
-    ema, model = EMA(0.5), torch.nn.Linear(1, 1, bias=False)
-    average = torch.optim.swa_utils.AveragedModel(model, **ema._kwargs)
-    expected, values = None, [1.0, 3.0, -2.0, 5.0, 0.5]
-    for n, value in enumerate(values):
-        with torch.no_grad():
-            model.weight.fill_(value)
-        average.update_parameters(model)
-        decay = min(0.5, (1 + n) / (10 + n))
-        expected = value if expected is None else decay * expected + (1 - decay) * value
-    assert_close(average.module.weight.item(), expected)
+class Walk(LightningModule):
+    """A weight that takes the value of each batch in turn: its distance to it is the gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return (self.weight - batch).square().sum() / 2
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def test_a_fit_ends_with_the_moving_average_that_ramps_up(tmp_path: Path) -> None:
+    values = [1.0, 3.0, -2.0, 5.0, 0.5, 4.0, -7.0, 2.0]
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[EMA(0.3)],
+    )
+    walk = Walk()
+    trainer.fit(walk, DataLoader(torch.tensor(values), batch_size=1))
+    expected = values[0]
+    for decay, value in zip((2 / 11, 3 / 12, 0.3, 0.3, 0.3, 0.3, 0.3), values[1:], strict=True):
+        expected = decay * expected + (1 - decay) * value
+    assert_close(walk.weight.item(), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")

@@ -24,7 +24,7 @@ from cyclelight.metrics import realism
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.features import (
     CLEAN_FID_URL,
-    NETWORKS,
+    FEATURE_NETWORKS,
     FeatureNetwork,
     clean_resize,
     feature_network,
@@ -487,7 +487,7 @@ def test_wrong_networks(name: str, message: str) -> None:
 def test_protocols_say_what_they_are() -> None:
     assert set(PROTOCOLS) == {"default", "cyclediffusion", "egsde"}
     for name in PROTOCOLS:
-        assert protocol(name).name == name and protocol(name).network in NETWORKS
+        assert protocol(name).name == name and protocol(name).network in FEATURE_NETWORKS
     assert protocol("cyclediffusion").describe() == (
         "cyclediffusion: features of clean-fid, resized to 299 (Pillow bicubic, antialiased, "
         "unrounded); KID x 100 over 100 subsets of min(n, 1000); reference: AFHQ v2 test, "

@@ -1,5 +1,7 @@
 """SampleGrid: a picture of what the domain looks like so far, in TensorBoard."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -12,6 +14,27 @@ from cyclelight.diffusion.pixels import to_uint8
 from cyclelight.domains.domain import Domain
 
 COUNT, STEPS = 16, 50
+
+
+@runtime_checkable
+class HasDomain(Protocol):
+    """A module that trains a domain."""
+
+    @property
+    def domain(self) -> Domain:
+        """As it is now."""
+
+
+def domain_of(module: LightningModule) -> Domain:
+    """The domain that a module trains.
+
+    Raises:
+        ValueError: it trains none.
+    """
+    if not isinstance(module, HasDomain):
+        name = type(module).__name__
+        raise ValueError(f"{name} has no domain to sample: set scores.samples to 0")
+    return module.domain
 
 
 class SampleGrid(Callback):
@@ -29,8 +52,7 @@ class SampleGrid(Callback):
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if trainer.sanity_checking or not due or not trainer.is_global_zero:
             return
-        domain = pl_module.domain
-        assert isinstance(domain, Domain)
+        domain = domain_of(pl_module)
         images = sample(domain, COUNT, steps=min(STEPS, domain.schedule.timesteps))
         log_images(trainer, "samples", images, columns=4)
 

@@ -8,10 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
+from cyclelight.callbacks.samples import domain_of
 from cyclelight.chains.sample import sample
 from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.pixels import to_uint8
-from cyclelight.domains.domain import Domain
 from cyclelight.errors import about, at_least
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
@@ -181,7 +181,7 @@ class SampleScores(Callback):
         """Load the feature network: should it be missing, then before the run."""
         if stage != "test" or not self.samples:
             return
-        domain = _domain(pl_module)
+        domain = domain_of(pl_module)
         if self.steps > domain.schedule.timesteps:
             raise about(
                 "steps",
@@ -203,15 +203,13 @@ class SampleScores(Callback):
         self.judge.to(pl_module.device)
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
-        samples = Columns()
+        samples, domain, seed = Columns(), domain_of(pl_module), self.seed
         for group in share(groups_of(len(keys), self.batch_size), trainer, "samples"):
             batch = keys[group.start : group.stop]
-            images = to_uint8(
-                sample(
-                    _domain(pl_module), len(batch), steps=self.steps, eta=self.eta, seed=self.seed,
-                    keys=batch,
-                )
-            )  # fmt: skip
+            drawn = sample(
+                domain, len(batch), steps=self.steps, eta=self.eta, seed=seed, keys=batch
+            )
+            images = to_uint8(drawn)
             for key, image in zip(batch, images, strict=True):
                 if folder is not None:
                     folder.write_image(key, image)
@@ -222,14 +220,6 @@ class SampleScores(Callback):
             self.report = Report.of(everything, real, self.judge, self.protocol, self.classes)
             if folder is not None:
                 self.report.write(folder.root)
-
-
-def _domain(pl_module: LightningModule) -> Domain:
-    domain = getattr(pl_module, "domain", None)
-    if not isinstance(domain, Domain):
-        name = type(pl_module).__name__
-        raise ValueError(f"{name} has no domain to sample: set scores.samples to 0")
-    return domain
 
 
 def look_at_share(judge: Judge, images: SquareImages | None, trainer: Trainer) -> Columns:

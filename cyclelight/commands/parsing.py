@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from jsonargparse import Namespace, _typehints
+
 from cyclelight.commands.guard import UsageError
 from cyclelight.errors import argument_of
 
@@ -92,6 +94,27 @@ def _word(reason: str, option: str) -> str:
     reason = re.sub(r"<class '([^']+)'>", r"\1", reason).replace("typing.Literal", "one of ")
     reason = reason.replace(" or Expected a ", " or ").replace("Expected a ", "expected ")
     return f"{option}: " * bool(option) + reason.replace(". Got value: ", ", got ")
+
+
+def keep_settings_apart(base: type) -> None:
+    """Let nothing of one subclass of `base` be taken for another's where settings share a name.
+
+    When a class is chosen in place of another one, be it the default or that of a configuration
+    file, jsonargparse 4.53 keeps whatever settings the new one would accept, too: SDEdit would run
+    with the strength of CycleDiffusion.
+    """
+    discard: Any = _typehints.discard_init_args_on_class_path_change
+
+    def discard_all(parser: Any, previous: Any, value: Any) -> None:
+        if previous and "init_args" in previous:
+            names = [spec["class_path"].rpartition(".")[2] for spec in (previous, value)]
+            if names[0] != names[1] and issubclass(
+                _typehints.import_object(previous["class_path"]), base
+            ):
+                previous["init_args"] = Namespace()  # type: ignore[no-untyped-call]
+        discard(parser, previous, value)
+
+    _typehints.discard_init_args_on_class_path_change = discard_all
 
 
 def option_of(error: BaseException, config: Mapping[str, Any]) -> str | None:

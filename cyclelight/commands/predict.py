@@ -12,13 +12,16 @@ from cyclelight.callbacks.scores import TaskScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.lightning_cli import Stage, build, show
+from cyclelight.commands.parsing import keep_settings_apart
 from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run
 from cyclelight.methods import import_methods
+from cyclelight.methods.base import Method
 from cyclelight.modules.translation import TranslationModule
 from cyclelight.runs.folder import RunFolder, sole_use
 from datamodules.translation_images import TranslationImages
 
 import_methods()  # For their short names.
+keep_settings_apart(Method)
 
 
 class Predict(Stage):

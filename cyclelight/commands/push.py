@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.parsing import usage
-from cyclelight.domains.hub import FILES, LOGIN, hub_name, hub_reason, status
+from cyclelight.domains.hub import LOGIN, hub_name, hub_reason, status
 
 # What the Hub calls the licences that training images usually have.
 LICENCES = (
@@ -112,6 +112,8 @@ def upload(folder: Path, repository: str, private: bool, revision: str | None) -
         ConnectionError: the Hub refuses, or is out of reach.
     """
     from huggingface_hub import HfApi
+
+    from cyclelight.domains.folder import FILES
 
     api = HfApi()
     try:

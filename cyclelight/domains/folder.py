@@ -13,6 +13,7 @@ and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -26,7 +27,7 @@ from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
 from cyclelight.domains.domain import Domain
-from cyclelight.domains.hub import FILES, display_name, resolve
+from cyclelight.domains.hub import display_name, resolve
 from cyclelight.domains.model_files import check_weights, load_model, read_tensors
 from cyclelight.errors import about
 from cyclelight.files import read_json, whole_folder
@@ -34,6 +35,13 @@ from cyclelight.networks import NETWORKS, Network, learns_variance
 
 MARK = ("a domain folder", "model_index.json")
 """What a domain folder is called, and the file by which it is known."""
+_MODEL = ("config.json", *(f"diffusion_pytorch_model*.{s}" for s in ("json", "safetensors", "bin")))
+FILES = [
+    *("model_index.json", "domain.json", "scheduler/*.json", "scheduler_config.json"),
+    "vae/autoencoder.json",
+    *(f"{part}{name}" for part in ("unet/", "vae/", "vqvae/", "") for name in _MODEL),
+]
+"""What a domain folder consists of; nothing else is downloaded or uploaded."""
 CHECKPOINT_ENTRY = "cyclelight_domain"
 """Where a Lightning checkpoint of `DomainModule` keeps what `load_domain` needs beside weights."""
 
@@ -46,7 +54,7 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
     Raises:
         FileNotFoundError, ValueError: there is no domain; the message begins with `argument`.
     """
-    path = resolve(path, argument)
+    path = resolve(path, FILES, argument)
     if not path.exists():
         raise about(
             argument,
@@ -101,14 +109,14 @@ def load_domain(
         ValueError: it is not a domain; the message says which part is wrong.
     """
     given, path = path, check_domain_path(path)
-    on_disk = _open_checkpoint(path) if path.is_file() else _open_folder(path)
-    config, scheduler_config, card, load_network, autoencoder = on_disk
-    prediction_type = scheduler_config.get("prediction_type", "epsilon")
+    stored = _open_checkpoint(path) if path.is_file() else _open_folder(path)
+    autoencoder = stored.autoencoder
+    prediction_type = stored.scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
-    schedule = NoiseSchedule.from_diffusers(scheduler_config)
+    schedule = NoiseSchedule.from_diffusers(stored.scheduler_config)
     with torch.device("meta"):
-        unet = _build(config)
+        unet = _build(stored.network_config)
     resolution, channels = unet.config.sample_size, unet.config.in_channels
     if autoencoder is not None and clip_x_0:
         raise about(
@@ -130,7 +138,7 @@ def load_domain(
         resolution, channels = resolution * autoencoder.factor, autoencoder.channels
         autoencoder.to(dtype)
     if torch.device(device).type != "meta":
-        unet = load_network()
+        unet = stored.load_network()
     denoiser = NetworkDenoiser(
         # diffusers' own `to` warns about layers to be kept in float32, even where there are none.
         nn.Module.to(unet.requires_grad_(False).eval(), device=device, dtype=dtype),
@@ -139,8 +147,8 @@ def load_domain(
         variance=variance,
         clip_x_0=clip_x_0,
     )
-    name = str(card.get("name", path.stem if path.is_file() else display_name(given)))
-    return Domain(denoiser, resolution, channels, name, card, autoencoder)
+    name = str(stored.card.get("name", path.stem if path.is_file() else display_name(given)))
+    return Domain(denoiser, resolution, channels, name, stored.card, autoencoder)
 
 
 def save_domain(
@@ -216,12 +224,21 @@ def network_config(network: Network) -> dict[str, Any]:
 
 
 Config = Mapping[str, Any]
-OnDisk = tuple[Config, Config, Config, Callable[[], Network], Autoencoder | None]
-"""Configurations of network and scheduler, the card, a function to load the network, and the
-autoencoder: always loaded, as its weights tell which domains can be paired."""
 
 
-def _open_folder(path: Path) -> OnDisk:
+@dataclass(frozen=True)
+class StoredDomain:
+    """What a folder or checkpoint has of a domain, before its network is loaded."""
+
+    network_config: Config
+    scheduler_config: Config
+    card: Config
+    load_network: Callable[[], Network]
+    autoencoder: Autoencoder | None
+    """Always loaded, as its weights tell which domains can be paired."""
+
+
+def _open_folder(path: Path) -> StoredDomain:
     unet = part(path, "unet")
     config = read_json(unet / "config.json", "domain")
     class_name = config.get("_class_name")
@@ -235,7 +252,7 @@ def _open_folder(path: Path) -> OnDisk:
     folders = [path / name for name in ("vae", "vqvae") if (path / name).is_dir()]
     autoencoder = load_autoencoder(folders[0], "domain") if folders else None
     load_network = partial(load_model, NETWORKS[class_name], unet, "domain")
-    return config, scheduler_config, card, load_network, autoencoder
+    return StoredDomain(config, scheduler_config, card, load_network, autoencoder)
 
 
 def part(folder: Path, name: str) -> Path:
@@ -243,7 +260,7 @@ def part(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def _open_checkpoint(path: Path) -> OnDisk:
+def _open_checkpoint(path: Path) -> StoredDomain:
     checkpoint = read_tensors(path, "domain")
     if not isinstance(checkpoint, dict) or CHECKPOINT_ENTRY not in checkpoint:
         raise ValueError(f"domain: {path} is not a checkpoint of cyclelight's DomainModule")
@@ -257,7 +274,7 @@ def _open_checkpoint(path: Path) -> OnDisk:
         return unet
 
     autoencoder = rebuild(entry["autoencoder"]) if entry.get("autoencoder") else None
-    return entry["unet"], entry["scheduler"], entry["card"], load_network, autoencoder
+    return StoredDomain(entry["unet"], entry["scheduler"], entry["card"], load_network, autoencoder)
 
 
 def _build(config: Config) -> Network:

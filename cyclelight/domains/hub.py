@@ -6,6 +6,7 @@ HF_HUB_OFFLINE=1 only what is in the cache is used.
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,14 +14,6 @@ from cyclelight.errors import about, first_line
 
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"(?P<name>{_PART}/{_PART})(@(?P<revision>[\w./-]+))?")
-
-_MODEL = ("config.json", *(f"diffusion_pytorch_model*.{s}" for s in ("json", "safetensors", "bin")))
-FILES = [
-    *("model_index.json", "domain.json", "scheduler/*.json", "scheduler_config.json"),
-    "vae/autoencoder.json",
-    *(f"{part}{name}" for part in ("unet/", "vae/", "vqvae/", "") for name in _MODEL),
-]
-"""What a domain folder consists of; nothing else is downloaded or uploaded."""
 
 LOGIN = "log in by `hf auth login`, or set HF_TOKEN"
 
@@ -40,10 +33,11 @@ def hub_name(path: str | Path) -> tuple[str, str | None] | None:
     return match["name"], match["revision"]
 
 
-def resolve(path: str | Path, argument: str = "domain") -> Path:
+def resolve(path: str | Path, files: Sequence[str], argument: str = "domain") -> Path:
     """A local path as it is; a name on the Hub as the folder in the cache, downloaded if need be.
 
-    A process asks the Hub once for each name, so what it checked is what it loads.
+    Of the model on the Hub only `files`, patterns of their names, are downloaded. A process asks
+    the Hub once for each name, so what it checked is what it loads.
 
     Raises:
         FileNotFoundError: no such model or revision, or none that may be read; or it is not in the
@@ -53,7 +47,7 @@ def resolve(path: str | Path, argument: str = "domain") -> Path:
     if named is None:
         return Path(path)
     try:
-        return _download(*named)
+        return _download(*named, tuple(files))
     except FileNotFoundError as error:
         raise about(
             argument, FileNotFoundError(f"{argument}: {path} is not a folder here; {error}")
@@ -61,12 +55,12 @@ def resolve(path: str | Path, argument: str = "domain") -> Path:
 
 
 @cache
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     # Imported here, since it takes a second that local folders do not need.
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except Exception as error:  # of the Hub's client, of HTTP, of the disk: a dozen kinds
         raise FileNotFoundError(hub_reason(error, name, revision)) from error
 

@@ -200,14 +200,14 @@ class CustomNetwork(FeatureNetwork):
         return Features(rows if rows.is_floating_point() else rows.float(), None)
 
 
-NETWORKS = {n.name: n for n in (EfficientNetLite0, Inception, PytorchFid, CleanFid)}
+FEATURE_NETWORKS = {n.name: n for n in (EfficientNetLite0, Inception, PytorchFid, CleanFid)}
 
 
 def feature_network(name: str, weights: str | Path | None = None) -> FeatureNetwork:
     """The network of this name, on the CPU.
 
     Args:
-        name: one of `NETWORKS`, or the import path of your own, see `CustomNetwork`.
+        name: one of `FEATURE_NETWORKS`, or the import path of your own, see `CustomNetwork`.
         weights: its file. By default that of the package (efficientnet-lite0), or what lies in
             torch's cache, `$TORCH_HOME/hub/checkpoints`.
 
@@ -215,18 +215,19 @@ def feature_network(name: str, weights: str | Path | None = None) -> FeatureNetw
         FileNotFoundError: the weights are missing; the message says what to download, and where to.
         ValueError: there is no such network, a package is missing, or the weights cannot be read.
     """
-    if name in NETWORKS:
-        return NETWORKS[name](weights)
+    if name in FEATURE_NETWORKS:
+        return FEATURE_NETWORKS[name](weights)
     if "." in name or ":" in name:
         return CustomNetwork(name, weights)
     raise ValueError(
-        f"network must be one of {', '.join(NETWORKS)}, or package.module:name, got {name!r}"
+        f"network must be one of {', '.join(FEATURE_NETWORKS)}, or package.module:name, "
+        f"got {name!r}"
     )
 
 
 def resize_of(name: str) -> str:
     """How the network of this name resizes images, in words, without building it."""
-    return NETWORKS[name].resize if name in NETWORKS else CustomNetwork.resize
+    return FEATURE_NETWORKS[name].resize if name in FEATURE_NETWORKS else CustomNetwork.resize
 
 
 def clean_resize(images: Tensor, height: int, width: int) -> Tensor:
