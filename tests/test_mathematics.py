@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -380,6 +381,44 @@ def test_code_survives_the_disk(folders: dict[str, Path], tmp_path: Path) -> Non
     (tmp_path / "text").write_text("no code")
     with pytest.raises(ValueError, match="is not a latent code"):
         cyclelight.LatentCode.load(tmp_path / "text")
+
+
+def test_a_code_at_eta_0_holds_the_residuals_of_one_noise() -> None:
+    """The chain keeps its first noise, so that all is known in closed form from x_T alone."""
+    source, x = Gaussian(-0.3, 0.2), images(torch.float64)
+    code = cyclelight.encode(domain(source, 16), x, steps=10, strength=1.0, eta=0.0)
+    a = SCHEDULE.alphas_cumprod[list(code.grid.timesteps)].tolist()
+    noise = (code.x_T - a[0] ** 0.5 * x) / (1 - a[0]) ** 0.5
+    for i, (t, _, residual) in enumerate(code.steps()):
+        b = a[i + 1] if i + 1 < len(a) else 1.0
+        x_t = a[i] ** 0.5 * x + (1 - a[i]) ** 0.5 * noise
+        eps = source(x_t, t).eps
+        x_0_hat = (x_t - (1 - a[i]) ** 0.5 * eps) / a[i] ** 0.5
+        mean = b**0.5 * x_0_hat + (1 - b) ** 0.5 * eps
+        assert residual is not None
+        assert_close(residual, b**0.5 * x + (1 - b) ** 0.5 * noise - mean, rtol=0, atol=1e-12)
+    assert_close(cyclelight.decode(domain(source, 16), code), x, rtol=0, atol=1e-12)
+    target = domain(Gaussian(0.4, 0.35), 16)
+    settings: dict[str, Any] = {"steps": 10, "strength": 1.0, "eta": 0.0, "cleanup": 0}
+    y = cyclelight.translate(domain(source, 16), target, x, **settings)
+    assert_close(cyclelight.decode(target, code), y, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="eta 0 has no noises"):
+        code.mean_squares()
+
+
+@pytest.mark.parametrize("last_residual", ["keep", "drop"])
+def test_a_code_moves_as_a_whole(last_residual: Any) -> None:
+    data = domain(Gaussian(-0.3, 0.2), 16)
+    code = cyclelight.encode(data, images(), steps=5, last_residual=last_residual)
+    moved, there = code.to(dtype=torch.float64), code.to("meta")
+    for name in ("x_T", "noises", "last_residual"):
+        before, after, away = (getattr(c, name) for c in (code, moved, there))
+        if name == "last_residual" and last_residual == "drop":
+            assert before is after is away is None
+            continue
+        assert torch.equal(after, before.double()) and away.device.type == "meta"
+    assert (moved.grid, moved.eta, moved.source) == (code.grid, code.eta, code.source)
+    assert_close(cyclelight.decode(data, moved).float(), cyclelight.decode(data, code))
 
 
 def test_diffusers_loads_what_we_save(folders: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import Namespace, _typehints
+from jsonargparse._util import import_object
 
 from cyclelight.commands.guard import UsageError
 from cyclelight.errors import argument_of
@@ -108,9 +109,7 @@ def keep_settings_apart(base: type) -> None:
     def discard_all(parser: Any, previous: Any, value: Any) -> None:
         if previous and "init_args" in previous:
             names = [spec["class_path"].rpartition(".")[2] for spec in (previous, value)]
-            if names[0] != names[1] and issubclass(
-                _typehints.import_object(previous["class_path"]), base
-            ):
+            if names[0] != names[1] and issubclass(import_object(previous["class_path"]), base):
                 previous["init_args"] = Namespace()  # type: ignore[no-untyped-call]
         discard(parser, previous, value)
 
