@@ -9,10 +9,11 @@ from torch.utils.data import DataLoader
 
 from cyclelight.errors import about
 from datamodules.domain_data import DomainData
+from datamodules.items import Item
 from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
 from datamodules.reading import Files, list_images
-from datamodules.square_images import ImageItem, SquareImages
+from datamodules.square_images import SquareImages
 
 
 def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
@@ -127,7 +128,7 @@ class DomainImages(DomainData):
             raise ValueError(f"none of the {len(files)} images below {self.root} can be read")
         return images
 
-    def train_dataloader(self) -> DataLoader[ImageItem]:
+    def train_dataloader(self) -> DataLoader[Item]:
         assert self.train_images is not None, "setup comes first"
         processes, rank = 1, 0
         if self.trainer:

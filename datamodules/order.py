@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from cyclelight.diffusion.pixels import digest
+from datamodules.items import Items
 from datamodules.loading import make_loader
-from datamodules.square_images import SquareImages
 
 T = TypeVar("T")
 
 
 Batch = dict[str, Any]
-"""image: (B, R, R, 3), uint8; lists of B: key, path and further fields, see `ImageItem`."""
+"""image: (B, R, R, 3), uint8; lists of B: key, path and further fields, see `Item`."""
 
 
 class Epochs(DistributedSampler[T]):
@@ -110,33 +110,31 @@ class BatchOrder(Epochs[tuple[int, int]]):
 class Batches(Dataset[Batch]):
     """The batches themselves as items, so that each image keeps its neighbours.
 
-    Beside the images' own fields they have `digest`, that of the very pixels in `image`.
+    Beside the items' own fields they have `digest`: that of the very pixels in `image`, or nothing.
 
     The last bits of a result depend on the shape of its batch. With batches that do not depend on
     the number of processes, nor on what an earlier run has finished, the results do not either.
 
     Args:
-        images: where the images come from.
+        items: what they are made of.
         groups: the indices of each batch; an empty one gives an empty batch.
     """
 
-    def __init__(self, images: SquareImages, groups: Sequence[Sequence[int]]) -> None:
-        self.images, self.groups = images, groups
+    def __init__(self, items: Items, groups: Sequence[Sequence[int]]) -> None:
+        self.items, self.groups = items, groups
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitem__(self, index: int) -> Batch:
-        items = [self.images[i] for i in self.groups[index]]
+        items = [self.items[i] for i in self.groups[index]]
         if not items:
-            side = self.images.resolution
-            return {"image": torch.empty((0, side, side, 3), dtype=torch.uint8), "key": []}
+            return {"key": [], "image": torch.empty((0, 0, 0, 3), dtype=torch.uint8)}
         batch: Batch = {name: [item[name] for item in items] for name in items[0]}
-        return {
-            **batch,
-            "image": torch.stack(batch["image"]),
-            "digest": [digest(image) for image in batch["image"]],
-        }
+        if "image" not in batch:
+            return {**batch, "digest": [""] * len(items)}
+        digests = [digest(image) for image in batch["image"]]
+        return {**batch, "image": torch.stack(batch["image"]), "digest": digests}
 
 
 class ShareSampler(DistributedSampler[int]):
@@ -162,7 +160,7 @@ def groups_of(count: int, size: int) -> list[range]:
 
 
 def batch_loader(
-    images: SquareImages,
+    items: Items,
     groups: Sequence[Sequence[int]],
     num_workers: int,
     trainer: Trainer | None,
@@ -173,15 +171,15 @@ def batch_loader(
     of which processes meet.
 
     Args:
-        images: where the images come from.
+        items: what the batches are made of.
         groups: the indices of each batch, of all processes.
         num_workers: processes that decode images.
         trainer: whose processes share the batches; None for one process.
     """
     processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-    batches = Batches(images, [*groups, *[()] * max(0, processes - len(groups))])
+    batches = Batches(items, [*groups, *[()] * max(0, processes - len(groups))])
     sampler = ShareSampler(batches, processes, rank)
     # By name, and without a batch size: the items are batches.
     return make_loader(
-        batches, num_workers, in_memory=images.in_memory, batch_size=None, sampler=sampler
+        batches, num_workers, in_memory=items.in_memory, batch_size=None, sampler=sampler
     )

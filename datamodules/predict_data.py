@@ -1,6 +1,7 @@
 """What `predict` asks of its data, wherever that comes from."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from cyclelight.runs.plan import plan_of
 from cyclelight.runs.task import task_of
+from datamodules.items import Items
 from datamodules.order import Batch, batch_loader, groups_of
 from datamodules.square_images import SquareImages
 
@@ -15,19 +17,19 @@ from datamodules.square_images import SquareImages
 class PredictData(LightningDataModule, ABC):
     """The images that a `Task` is to make, by their keys, and what it makes them of.
 
-    A subclass sets `batch_size` and `num_workers`, and `load` sets `images`.
+    A subclass sets `batch_size` and `num_workers`, and `load` sets `items`.
 
-    Batches are dicts: `image`, (B, R, R, 3), uint8; `key`, which names the image in the run (its
-    noise, its output); `path` and `digest` of the source; further fields stand in the manifest. R
-    is the `resolution` of the task.
+    Batches are dicts: `key`, which names the image in the run (its noise, its output); where there
+    are sources, `image`, (B, R, R, 3), uint8; `path` and `digest` of the source, or nothing;
+    further fields stand in the manifest. R is the `resolution` of the task.
     """
 
     batch_size: int
     """Images per step and process."""
     num_workers: int
     """Processes that decode images."""
-    images: SquareImages | None = None
-    """The sources that can be read; known after `setup`."""
+    items: Items | None = None
+    """What can be made: `SquareImages` where there are sources; known after `setup`."""
     reference_images: SquareImages | None = None
     """Real images of what is made, to judge it by, if there are any; known after `setup`."""
 
@@ -36,9 +38,19 @@ class PredictData(LightningDataModule, ABC):
     def keys(self) -> list[str]:
         """The keys of all images, sorted; those of unreadable sources included."""
 
+    @property
+    def searched(self) -> Path | None:
+        """The folder below which sources are looked for, if any: results may not lie there."""
+        return None
+
+    @property
+    def source_folders(self) -> set[Path]:
+        """The folders that sources lie in."""
+        return set()
+
     @abstractmethod
     def load(self, resolution: int) -> None:
-        """Look at the sources as squares of this side in pixels, into `images`.
+        """Look at the sources, as squares of this side in pixels, for `items`.
 
         Raises:
             ValueError: a source cannot be read, or none can.
@@ -50,20 +62,25 @@ class PredictData(LightningDataModule, ABC):
         self.load(task_of(self.trainer.lightning_module).resolution)
 
     @property
-    def sources(self) -> SquareImages:
-        """`images`, after `setup`."""
-        assert self.images is not None, "setup comes first"
-        return self.images
+    def loaded(self) -> Items:
+        """`items`, after `setup`."""
+        assert self.items is not None, "setup comes first"
+        return self.items
+
+    @property
+    def sources(self) -> SquareImages | None:
+        """`items`, after `setup`, if they are images."""
+        return self.loaded if isinstance(self.loaded, SquareImages) else None
 
     def groups(self) -> list[range]:
-        """The batches as indices of `sources`."""
-        return groups_of(len(self.sources), self.batch_size)
+        """The batches as indices of `items`."""
+        return groups_of(len(self.loaded), self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The batches that are not done, dealt to the processes; of none to do, an empty one."""
         plan = plan_of(self.trainer) if self.trainer is not None else None
         groups = self.groups() if plan is None else plan.batches(done=False)
-        return batch_loader(self.sources, groups, self.num_workers, self.trainer)
+        return batch_loader(self.loaded, groups, self.num_workers, self.trainer)
 
     def reference_pixels(self, count: int) -> list[Tensor]:
         """Up to `count` real images of the target, evenly spread: (R, R, 3), uint8 each."""

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 import torch.distributed
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cyclelight.diffusion.pixels import FitMode, digest
+from datamodules.items import Item, Items
 from datamodules.reading import SKIP_HINT, FileContent, OnError, read_square
 
 MEMORY_LIMIT = 512 * 2**20
@@ -23,12 +22,8 @@ MEMORY_LIMIT = 512 * 2**20
 PIECE = 1024
 """Images that are looked at between two looks at what was found."""
 
-ImageItem = dict[str, Any]
-"""image: (R, R, 3), uint8; key: names the image in the run; path: where it was; and whatever
-further fields the data has of it, as JSON has them, which stand in the manifest of a run."""
 
-
-class SquareImages(Dataset[ImageItem]):
+class SquareImages(Items):
     """Image files as squares of one resolution.
 
     Every file is decoded once when the dataset is made: an unreadable one stops a run before it
@@ -60,7 +55,7 @@ class SquareImages(Dataset[ImageItem]):
         hint: str = f" ({SKIP_HINT})",
         fields: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.resolution, self.fit_mode, self.fields = resolution, fit_mode, fields or {}
+        self.resolution, self.fit_mode = resolution, fit_mode
         shape = (len(files), resolution, resolution, 3)
         small = len(files) * 3 * resolution**2 <= MEMORY_LIMIT
         pixels = torch.empty(shape, dtype=torch.uint8) if keep and small else None
@@ -88,6 +83,7 @@ class SquareImages(Dataset[ImageItem]):
         self.files = [files[index] for index in good]
         if pixels is not None:
             self.files = [(key, _emptied(source)) for key, source in self.files]
+        super().__init__([key for key, _ in self.files], fields)
         self._digests = digests[good]
         self.skipped = [(str(files[i][1]), reason) for i, reason in sorted(reasons.items())]
         self._pixels = pixels[good] if pixels is not None and self.skipped else pixels
@@ -100,44 +96,18 @@ class SquareImages(Dataset[ImageItem]):
     def in_memory(self) -> bool:
         return self._pixels is not None
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """The keys of the images, in their order."""
-        return [key for key, _ in self.files]
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {key: index for index, key in enumerate(self.keys)}
-
-    def pixels_of(self, key: str) -> Tensor:
-        """The image of that key: (R, R, 3), uint8."""
-        return self.pixels(self._index[key])
-
     def changed(self, entries: Iterable[Mapping[str, Any]]) -> set[str]:
-        """The keys of images whose pixels or fields are others than the entry of their key says.
-
-        Of several processes all must ask, since each knows what it has looked at.
-
-        Args:
-            entries: `key`, `digest` and the fields, such as those of a manifest; the last one of
-                each key counts.
-        """
-        differs: dict[int, bool] = {}
-        for entry in entries:
-            index = self._index.get(entry["key"])
-            if index is not None:
-                differs[index] = self._differs(index, entry)
-        found = {index: self.keys[index] for index, differ in differs.items() if differ}
+        """As `Items.changed`; of images, each process knows those that it has looked at."""
+        found = self.differing(entries)
         return set((_pooled(found) if _process()[1] > 1 else found).values())
 
     def _differs(self, index: int, entry: Mapping[str, Any]) -> bool:
         now = self._digests[index].decode()  # Empty, if another process has looked at it.
-        fields = self.fields.get(self.keys[index], {})
-        others = any(entry.get(name) != value for name, value in fields.items())
-        return others or (bool(now) and entry["digest"] != now)
+        return super()._differs(index, entry) or (bool(now) and entry["digest"] != now)
+
+    def pixels_of(self, key: str) -> Tensor:
+        """The image of that key: (R, R, 3), uint8."""
+        return self.pixels(self.index[key])
 
     def pixels(self, index: int) -> Tensor:
         """(R, R, 3), uint8."""
@@ -145,10 +115,9 @@ class SquareImages(Dataset[ImageItem]):
             return self._pixels[index]
         return read_square(self.files[index][1], self.resolution, self.fit_mode)
 
-    def __getitem__(self, index: int) -> ImageItem:
-        key, source = self.files[index]
-        more = self.fields.get(key, {})
-        return {"image": self.pixels(index), "key": key, "path": str(source), **more}
+    def __getitem__(self, index: int) -> Item:
+        image, path = self.pixels(index), str(self.files[index][1])
+        return {**super().__getitem__(index), "image": image, "path": path}
 
 
 def _look(

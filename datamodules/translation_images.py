@@ -61,16 +61,25 @@ class TranslationImages(PredictData):
     def keys(self) -> list[str]:
         return [key for key, _ in self.files]
 
+    @property
+    def searched(self) -> Path | None:
+        folder = Path(self.source.partition("**")[0])
+        return folder if folder.is_dir() else None
+
+    @property
+    def source_folders(self) -> set[Path]:
+        return {path.parent for _, path in self.files}
+
     def load(self, resolution: int) -> None:
         """Decode the images to (resolution, resolution).
 
         Raises:
             ValueError: a file is unreadable under `raise`, or none is readable under `skip`.
         """
-        if self.images is not None and self.images.resolution == resolution:
+        if isinstance(self.items, SquareImages) and self.items.resolution == resolution:
             return
-        self.images = self._squares(self.files, resolution)
-        if not len(self.images):
+        self.items = self._squares(self.files, resolution)
+        if not len(self.items):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
         if self.reference_files:
             self.reference_images = self._squares(self.reference_files, resolution)

@@ -19,7 +19,7 @@ ORDER = """
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     metrics: * columns features faithfulness realism protocol figures judge gather
     runs: * folder plan task checkpoints report page sharding
-    datamodules: reading square_images loading order tars streaming fetching
+    datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images shards afhq predict_data translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder translation

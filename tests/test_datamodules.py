@@ -74,7 +74,7 @@ def test_workers_run_only_when_files_are_read(
     assert of_domain.train_dataloader().num_workers == (0 if limit else 1)
     data = TranslationImages(str(root), num_workers=1, batch_size=3)
     data.load(8)
-    assert data.images is not None and not data.images.in_memory
+    assert not data.loaded.in_memory
     (batch,) = data.predict_dataloader()
     assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
 

@@ -95,9 +95,12 @@ TASK = '''
 import json
 from pathlib import Path
 
+import torch
+
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.runs.task import Task
-from datamodules import TranslationImages
+from datamodules import PredictData, TranslationImages
+from datamodules.items import Items
 from datamodules.square_images import SquareImages
 
 MADE = []
@@ -127,6 +130,57 @@ class Negative(Task):
         MADE.extend(batch["key"])
         self.on_step()
         return -self.gain * to_float(batch["image"])
+
+
+class Drawn(Task):
+    """Grey images of the levels that the data say, from nothing.
+
+    Args:
+        seed: of nothing.
+    """
+
+    resolution, steps = 16, 1
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def describe(self):
+        return "greys"
+
+    def made_by(self):
+        return {}
+
+    def make(self, batch):
+        MADE.extend(batch["key"])
+        levels = torch.tensor(batch["level"]).view(-1, 1, 1, 1)
+        return (levels / 127.5 - 1).expand(-1, 3, 16, 16)
+
+
+class Levels(PredictData):
+    """Levels of grey, without sources.
+
+    Args:
+        count: how many.
+        first: the least.
+        batch_size: at a time.
+        num_workers: none.
+    """
+
+    def __init__(
+        self, count: int = 5, first: int = 100, batch_size: int = 2, num_workers: int = 0
+    ) -> None:
+        super().__init__()
+        self.count, self.first = count, first
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    @property
+    def keys(self):
+        return [f"grey_{i}.png" for i in range(self.count)]
+
+    def load(self, resolution):
+        fields = {key: {"level": self.first + i} for i, key in enumerate(self.keys)}
+        self.items = Items(self.keys, fields)
 
 
 class Captioned(TranslationImages):
@@ -222,6 +276,33 @@ def test_a_new_task_is_one_file(here: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     assert predict(here, *task, "--model.gain", 0.5) == 2
     assert "--model.gain was 1.0, now 0.5" in capsys.readouterr().err
+
+
+def test_a_task_may_have_no_sources(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, task = here / "out", ("--model", "my_task.Drawn", "--data", "my_task.Levels")
+    quiet = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+    words = ["predict", *task, *quiet, "--output", str(out)]
+    assert main(words) == 0
+    for i in range(5):
+        assert (pixels(out / "images" / f"grey_{i}.png") == 100 + i).all()
+    entries = RunFolder(out).manifest()
+    assert entries["grey_3.png"] == {
+        "key": "grey_3.png",
+        "source": "",
+        "digest": "",
+        "output": "images/grey_3.png",
+        "seed": 0,
+        "level": 103,
+    }
+    page = (out / "gallery.html").read_text()
+    assert page.count('<img class="translated"') == 5 and '<img class="source"' not in page
+    assert len((out / "metrics.csv").read_text().splitlines()) == 6
+    made = sys.modules["my_task"].MADE
+    made.clear()
+    (out / "images" / "grey_4.png").unlink()
+    assert main(words) == 0 and made == ["grey_4.png"]
+    assert main([*words, "--data.first", "50"]) == 2
+    assert "--data.first was 100, now 50" in capsys.readouterr().err
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class Gallery(Callback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
         assert self._plan is not None
-        folder, data = self._plan.folder, predict_data(trainer)
+        folder, sources = self._plan.folder, predict_data(trainer).sources
         readable = set(self._plan.keys)
         finished = {key: entry for key, entry in folder.finished().items() if key in readable}
         if not finished:
@@ -110,12 +110,12 @@ class Gallery(Callback):
 
         def read(key: str) -> Pair:
             figures = {name: x for of in per_image for name, x in of.get(key, {}).items()}
-            source = _image(data.sources.pixels_of(key))
+            source = _image(sources.pixels_of(key)) if sources is not None else None
             return Pair(source, _read(folder, finished[key]), key, figures)
 
         title = task_of(pl_module).describe()
         references = [_image(pixels) for pixels in self._references]
-        cut_off = f"interrupted after {len(finished)} of {len(data.keys)} images"
+        cut_off = f"interrupted after {len(finished)} of {len(predict_data(trainer).keys)} images"
         shown = evenly(list(finished), self.max_pairs)
         note = cut_off if interrupted else f"{len(shown)} of {len(finished)} images"
         picture = draw_gallery([read(key) for key in shown], title, note, references)
@@ -141,8 +141,8 @@ def draw_gallery(
     Small images are magnified by a whole factor to 128 pixels or more, large ones shrunk to 256.
     At least one pair; the real images are as many as fit in one row.
     """
-    side = _shown_side(pairs[0].source.width)
-    columns = ceil(sqrt(len(pairs)))
+    side = _shown_side(pairs[0].translated.width)
+    columns = ceil(sqrt(len(pairs) * len(_names(pairs)) / 2))
     width = max(_left(2 * columns - 1, side) + side + MARGIN, NARROWEST)
     blocks = [_head(title, note, width), _pairs(pairs, columns, side, width)]
     if references:
@@ -167,21 +167,30 @@ def _head(title: str, note: str, width: int) -> Image.Image:
     return block
 
 
+def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """What stands above the images of a pair."""
+    return ("source", "translated") if pairs[0].source is not None else ("made",)
+
+
 def _pairs(pairs: Sequence[Pair], columns: int, side: int, width: int) -> Image.Image:
-    header, row_height = TEXT + 14, side + SMALL + 24
-    block = _blank(width, header + ceil(len(pairs) / columns) * row_height)
+    header, row_height, names = TEXT + 14, side + SMALL + 24, _names(pairs)
+    in_row = 2 * columns // len(names)
+    block = _blank(width, header + ceil(len(pairs) / in_row) * row_height)
     draw = ImageDraw.Draw(block)
     for index in range(2 * columns):
-        name = ("source", "translated")[index % 2]
         middle = _left(index, side) + side / 2
+        name = names[index % len(names)]
         draw.text((middle, header - 6), name, INK, _font(TEXT), anchor="md")
     for index, pair in enumerate(pairs):
-        row, column = divmod(index, columns)
-        left, top = _left(2 * column, side), header + row * row_height
-        block.paste(_show(pair.source, side), (left, top))
-        block.paste(_show(pair.translated, side), (left + side + SEAM, top))
-        label = _fit(_short(pair.key), _font(SMALL), 2 * side + SEAM)
-        below = (left + side + SEAM / 2, top + side + 5)
+        row, column = divmod(index, in_row)
+        top = header + row * row_height
+        shown = [image for image in (pair.source, pair.translated) if image is not None]
+        lefts = [_left(column * len(names) + place, side) for place in range(len(names))]
+        for left, image in zip(lefts, shown, strict=True):
+            block.paste(_show(image, side), (left, top))
+        span = lefts[-1] + side - lefts[0]
+        label = _fit(_short(pair.key), _font(SMALL), span)
+        below = (lefts[0] + span / 2, top + side + 5)
         draw.text(below, label, PALE, _font(SMALL), anchor="ma")
     return block
 

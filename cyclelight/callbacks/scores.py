@@ -77,7 +77,12 @@ class TaskScores(Callback):
         resolution = task_of(pl_module).resolution
         data = predict_data(trainer)
         realism = data.reference_images is not None or self.classes is not None
-        self.judge = Judge(self.protocol if realism else None, self.weights, resolution=resolution)
+        self.judge = Judge(
+            self.protocol if realism else None,
+            self.weights,
+            resolution=resolution,
+            sources=data.sources is not None,
+        )
         agree(self.judge)
         self._seen = Columns()
 
@@ -87,21 +92,22 @@ class TaskScores(Callback):
             kind = task_of(pl_module).kind
             self.classes = kind if kind in IMAGENET_CLASSES else None
         self.judge.to(pl_module.device)
-        self._judge_earlier(trainer)
+        self._judge_earlier(trainer, task_of(pl_module).resolution)
 
-    def _judge_earlier(self, trainer: Trainer) -> None:
+    def _judge_earlier(self, trainer: Trainer, resolution: int) -> None:
         """Judge this process's share of what an earlier run finished, in the very same batches."""
-        sources, plan = predict_data(trainer).sources, plan_of(trainer)
+        plan, sources = plan_of(trainer), predict_data(trainer).sources
         if plan is None:
             return
         folder, keys = plan.folder, plan.keys
 
         def made(index: int) -> Tensor:
-            return folder.read_image(keys[index], sources.resolution)
+            return folder.read_image(keys[index], resolution)
 
         groups = share(plan.batches(done=True), trainer, "earlier images")
+        of_sources = sources.pixels if sources is not None else None
         device = trainer.strategy.root_device
-        self._seen = self.judge.look(groups, keys, made, sources.pixels, device)
+        self._seen = self.judge.look(groups, keys, made, of_sources, device)
 
     def on_predict_batch_end(
         self,
@@ -114,7 +120,7 @@ class TaskScores(Callback):
     ) -> None:
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
         if batch["key"]:
-            self._seen.add(batch["key"], self.judge(outputs, batch["image"]))
+            self._seen.add(batch["key"], self.judge(outputs, batch.get("image")))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""

@@ -33,7 +33,7 @@ class ImageWriter(Planner):
         data = predict_data(trainer)
         folder = RunFolder(trainer.default_root_dir, data.keys)
         done = frozenset() if self.overwrite else self._done(trainer, data, folder)
-        self.plan = Plan(folder, data.sources.keys, data.groups(), done)
+        self.plan = Plan(folder, data.loaded.keys, data.groups(), done)
 
     def _done(self, trainer: Trainer, data: PredictData, folder: RunFolder) -> Set[str]:
         """What an earlier run has finished, but for images whose sources have changed."""
@@ -48,7 +48,7 @@ class ImageWriter(Planner):
         # No process begins before all are past the next barrier, when the loaders are made. That
         # the images are there was seen to already, by one process for all.
         known = {entry["key"] for entry in folder.entries()}
-        changed = data.sources.changed(folder.entries())
+        changed = data.loaded.changed(folder.entries())
         if changed:
             rank_zero_warn(
                 f"{len(changed)} images, such as {min(changed)}, are other ones than those that "

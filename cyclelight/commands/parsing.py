@@ -107,9 +107,10 @@ def keep_settings_apart(base: type) -> None:
     discard: Any = _typehints.discard_init_args_on_class_path_change
 
     def discard_all(parser: Any, previous: Any, value: Any) -> None:
-        if previous and "init_args" in previous:
-            names = [spec["class_path"].rpartition(".")[2] for spec in (previous, value)]
-            if names[0] != names[1] and issubclass(import_object(previous["class_path"]), base):
+        if previous and "init_args" in previous and previous["class_path"]:
+            name = previous["class_path"].rpartition(".")[2]
+            changed = name != str(value["class_path"]).rpartition(".")[2]
+            if changed and issubclass(import_object(previous["class_path"]), base):
                 previous["init_args"] = Namespace()  # type: ignore[no-untyped-call]
         discard(parser, previous, value)
 

@@ -11,7 +11,7 @@ from cyclelight.commands.lightning_cli import SaveConfig, Stage
 from cyclelight.files import write_json
 from cyclelight.runs.folder import IMAGES, MADE_BY, RunFolder
 from cyclelight.runs.task import task_of
-from datamodules.translation_images import TranslationImages
+from datamodules.predict_data import PredictData
 
 INDIFFERENT = ("data.batch_size", "data.num_workers", "data.on_error", "data.reference")
 """Settings that may change between two runs of `predict` into one folder."""
@@ -44,15 +44,15 @@ class SaveRun(SaveConfig):
 
 def check_apart(data: Any, folder: RunFolder) -> None:
     """ValueError if the run would write among its sources, or into the folder of a fit."""
-    if not isinstance(data, TranslationImages):
+    if not isinstance(data, PredictData):
         return  # Refused when the run begins.
-    root, searched = folder.root.resolve(), Path(data.source.partition("**")[0])
-    if searched.is_dir() and root.is_relative_to(searched.resolve()):
+    root, searched = folder.root.resolve(), data.searched
+    if searched is not None and root.is_relative_to(searched.resolve()):
         raise ValueError(
-            f"the output folder {folder.root} lies in --data.source {data.source}, so that its "
-            f"images would be sources, too: take an --output elsewhere"
+            f"the output folder {folder.root} lies in {searched}, below which sources are looked "
+            f"for, so that its images would be sources, too: take an --output elsewhere"
         )
-    for parent in {path.parent for _, path in data.files}:
+    for parent in data.source_folders:
         if parent.resolve() == root or parent.resolve().is_relative_to(root / IMAGES):
             raise ValueError(
                 f"the sources in {parent} lie where this run would write: take another --output"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ class Method(ABC):
     """
 
     needs: ClassVar[tuple[Role, ...]] = ("source", "target")
-    """The domains it works with. The first takes the images in, the last gives them out."""
+    """The domains it works with, at least one. The first takes the images in, the last gives them
+    out."""
     gradients: ClassVar[bool] = False
     """Whether it takes gradients: then autograd records what `stream` does."""
 
@@ -76,8 +77,8 @@ class Method(ABC):
     def describe(self) -> str:
         """The settings in one line."""
         # Subclasses are dataclasses; that cannot be said of an abstract class.
-        settings = asdict(self)  # type: ignore[call-overload]
-        return ", ".join(f"{name} {value}" for name, value in settings.items())
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return ", ".join(f"{name} {getattr(self, name)}" for name in names)
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,12 @@ BOUNDS = "Floor: what real images reach. Ceiling: what the sources reach, untran
 
 @dataclass(frozen=True)
 class Pair:
-    """A source and its translation, RGB and of equal size, with the figures of this one image."""
+    """A source and its translation, RGB and of equal size, with the figures of this one image.
 
-    source: Image.Image
+    Without a source, `translated` is whatever was made.
+    """
+
+    source: Image.Image | None
     translated: Image.Image
     key: str
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -154,6 +157,10 @@ def _number(value: float) -> str:
 
 
 def _frame(pair: Pair) -> str:
+    if pair.source is None:
+        # The page's script moves the slider of every frame.
+        whole, slider = 'style="--cut: 0%; display: block"', '<input type="range" hidden>'
+        return f'<div class="frame" {whole}>{_image(pair.translated, "translated")}{slider}</div>'
     name = _escape(f"How much of {pair.key} is its source")
     return (
         f'<div class="frame">{_image(pair.source, "source")}'
