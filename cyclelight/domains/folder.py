@@ -29,7 +29,7 @@ from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, sav
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.hub import display_name, resolve
 from cyclelight.domains.model_files import check_weights, load_model, read_tensors
-from cyclelight.errors import about
+from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
 from cyclelight.networks import NETWORKS, Network, learns_variance
 
@@ -56,18 +56,15 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
     """
     path = resolve(path, FILES, argument)
     if not path.exists():
-        raise about(
+        raise MissingFile(
             argument,
-            FileNotFoundError(
-                f"{argument}: {path} does not exist; give a domain folder, a .ckpt file, or the "
-                "owner/name of a model on the Hugging Face Hub"
-            ),
+            f"{argument}: {path} does not exist; give a domain folder, a .ckpt file, or the "
+            "owner/name of a model on the Hugging Face Hub",
         )
     if path.is_file():
         if path.suffix != ".ckpt":
-            raise about(
-                argument,
-                ValueError(f"{argument}: {path} is neither a domain folder nor a .ckpt file"),
+            raise BadValue(
+                argument, f"{argument}: {path} is neither a domain folder nor a .ckpt file"
             )
         return path
     files = [path / "model_index.json", part(path, "unet") / "config.json"]
@@ -75,9 +72,8 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
         if not file.is_file():
             hint = f"; did you mean {path / 'domain'}?" if (path / "domain").is_dir() else ""
             missing = file.relative_to(path)
-            raise about(
-                argument,
-                ValueError(f"{argument}: {path} is not a domain folder: it has no {missing}{hint}"),
+            raise BadValue(
+                argument, f"{argument}: {path} is not a domain folder: it has no {missing}{hint}"
             )
     return path
 
@@ -119,9 +115,8 @@ def load_domain(
         unet = _build(stored.network_config)
     resolution, channels = unet.config.sample_size, unet.config.in_channels
     if autoencoder is not None and clip_x_0:
-        raise about(
-            "clip_x_0",
-            ValueError(f"clip_x_0 needs pixels: {path} works on latents, which have no range"),
+        raise BadValue(
+            "clip_x_0", f"clip_x_0 needs pixels: {path} works on latents, which have no range"
         )
     if not isinstance(resolution, int):
         raise ValueError(f"domain: {path}: sample_size must be one integer, got {resolution}")

@@ -5,7 +5,7 @@ from typing import TypeAlias
 from diffusers import UNet2DModel
 from torch import nn
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 from cyclelight.networks.adm import ADMSettings, ADMUNet
 from cyclelight.networks.unet import UNetSettings
 
@@ -53,12 +53,10 @@ def resize(network: Network, resolution: int) -> None:
     adm = isinstance(network, ADMUNet)
     halvings = len(config.channel_mult if adm else config.block_out_channels) - 1
     if resolution % 2**halvings:
-        raise about(
+        raise BadValue(
             "resolution",
-            ValueError(
-                f"resolution must be a multiple of {2**halvings} for {halvings + 1} levels of "
-                f"the network, got {resolution}"
-            ),
+            f"resolution must be a multiple of {2**halvings} for {halvings + 1} levels of "
+            f"the network, got {resolution}",
         )
     network.register_to_config(sample_size=resolution)
     if adm:
