@@ -29,9 +29,10 @@ from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, sav
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.hub import display_name, resolve
 from cyclelight.domains.model_files import check_weights, load_model, read_tensors
+from cyclelight.domains.schedulers import schedule_of
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
-from cyclelight.networks import NETWORKS, Network, learns_variance
+from cyclelight.networks import NETWORKS, Network, check_network, learns_variance
 
 MARK = ("a domain folder", "model_index.json")
 """What a domain folder is called, and the file by which it is known."""
@@ -110,20 +111,20 @@ def load_domain(
     prediction_type = stored.scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
-    schedule = NoiseSchedule.from_diffusers(stored.scheduler_config)
     with torch.device("meta"):
         unet = _build(stored.network_config)
-    resolution, channels = unet.config.sample_size, unet.config.in_channels
+    try:
+        schedule = schedule_of(stored.scheduler_config)
+        resolution = check_network(unet)
+    except ValueError as error:
+        raise ValueError(f"domain: {path}: {error}") from error
+    channels = unet.config.in_channels
     if autoencoder is not None and clip_x_0:
         raise BadValue(
             "clip_x_0", f"clip_x_0 needs pixels: {path} works on latents, which have no range"
         )
-    if not isinstance(resolution, int):
-        raise ValueError(f"domain: {path}: sample_size must be one integer, got {resolution}")
-    try:
-        learns_variance(unet)
-    except ValueError as error:
-        raise ValueError(f"domain: {path}: {error}") from error
+    if autoencoder is None and channels not in (1, 3):
+        raise ValueError(f"domain: {path}: images have 1 or 3 channels, its network {channels}")
     if autoencoder is not None:
         if channels != autoencoder.latent_channels:
             raise ValueError(
