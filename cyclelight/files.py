@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from cyclelight.errors import BadValue
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -114,11 +116,15 @@ def check_place(folder: Path, what: str, mark: str) -> None:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds."""
+    """The JSON object that a file holds.
+
+    Raises:
+        ValueError: it holds something else; the message begins with `what`, the argument.
+    """
     try:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{what}: {path} is not valid JSON: {error}") from error
+        raise BadValue(what, f"{what}: {path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{what}: {path} must hold a JSON object")
+        raise BadValue(what, f"{what}: {path} must hold a JSON object")
     return value

@@ -175,6 +175,37 @@ def test_bad_settings(fit: Run, args: list[str], says: str) -> None:
     assert says in err
 
 
+ADM = ("--model.network", "ADMSettings", "--model.network.num_channels", "32")
+LATENT = ("--model", "AutoencoderModule")
+
+
+@pytest.mark.parametrize(
+    ("args", "option"),
+    [
+        (["--model.autoencoder", "nowhere"], "model.autoencoder"),
+        (["--model.init_from", "nowhere"], "model.init_from"),
+        (["--model.schedule.timesteps", "0"], "model.schedule.timesteps"),
+        (["--model.resolution", "12"], "model.resolution"),
+        (["--model.network.block_out_channels", "[]"], "model.network.block_out_channels"),
+        (["--model.network.layers_per_block", "0"], "model.network.layers_per_block"),
+        (["--model.network.head_channels", "0"], "model.network.head_channels"),
+        (["--model.network.norm_groups", "0"], "model.network.norm_groups"),
+        ([*ADM, "--model.network.channel_mult", "[]"], "model.network.num_channels"),
+        ([*ADM, "--model.network.num_head_channels", "7"], "model.network.num_head_channels"),
+        ([*ADM, "--model.resolution", "12"], "model.resolution"),
+        ([*LATENT, "--model.network.latent_channels", "0"], "model.network.latent_channels"),
+        ([*LATENT, "--model.network.norm_groups", "7"], "model.network.block_out_channels"),
+        ([*LATENT, "--model.learning_rate", "0"], "model.learning_rate"),
+    ],
+)
+def test_the_option_is_named_where_a_model_cannot_be_made(
+    run: Run, args: list[str], option: str, tmp_path: Path
+) -> None:
+    code, err = run("fit", "--output", tmp_path, "--data.root", tmp_path, *args)
+    assert code == 2
+    assert err.startswith(f"error: --{option}") and err.count("\n") == 1
+
+
 def test_broken_yaml(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model: [1\nfoo: }")
     code, err = run("fit", "--output", tmp_path, "--config", tmp_path / "broken.yaml")

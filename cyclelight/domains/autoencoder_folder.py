@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, VQModel
 
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.model_files import check_weights, load_model
+from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
 
 MARK = ("an autoencoder folder", "config.json")
@@ -23,7 +24,9 @@ KINDS = {kind.__name__: kind for kind in (AutoencoderKL, VQModel)}
 
 
 def load_autoencoder(path: str | Path, what: str = "autoencoder") -> Autoencoder:
-    """An autoencoder from a folder, in float32 on the CPU; `what` begins the messages of errors.
+    """An autoencoder from a folder, in float32 on the CPU.
+
+    `what` is the argument that errors are about; their messages begin with it.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -31,14 +34,14 @@ def load_autoencoder(path: str | Path, what: str = "autoencoder") -> Autoencoder
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{what}: {path} does not exist; give an autoencoder folder")
+        raise MissingFile(what, f"{what}: {path} does not exist; give an autoencoder folder")
     if not (path / "config.json").is_file():
         nested = [path / n for n in ("autoencoder", "vae") if (path / n / "config.json").is_file()]
         hint = f"; did you mean {nested[0]}?" if nested else ""
-        raise ValueError(f"{what}: {path} is not an autoencoder folder: no config.json{hint}")
+        raise BadValue(what, f"{what}: {path} is not an autoencoder folder: no config.json{hint}")
     class_name = read_json(path / "config.json", what).get("_class_name")
     if class_name not in KINDS:
-        raise ValueError(f"{what}: {path} holds a {class_name}, not one of {', '.join(KINDS)}")
+        raise BadValue(what, f"{what}: {path} holds a {class_name}, not one of {', '.join(KINDS)}")
     check_weights(path, what)
     card_file = path / "autoencoder.json"
     card = read_json(card_file, what) if card_file.is_file() else {}
@@ -46,7 +49,7 @@ def load_autoencoder(path: str | Path, what: str = "autoencoder") -> Autoencoder
     try:
         return Autoencoder(network, card)
     except ValueError as error:
-        raise ValueError(f"{what}: {path}: {error}") from error
+        raise BadValue(what, f"{what}: {path}: {error}") from error
 
 
 def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:

@@ -14,20 +14,21 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 
-from cyclelight.errors import first_line
+from cyclelight.errors import BadValue, first_line
 
 
 def check_weights(path: Path, what: str) -> None:
     """The weights are there and, in safetensors, whole: their header tells the file's size."""
     files = list(path.glob("*.safetensors"))
     if not files and not list(path.glob("*.bin")):
-        raise ValueError(f"{what}: {path} holds no weights (*.safetensors or *.bin)")
+        raise BadValue(what, f"{what}: {path} holds no weights (*.safetensors or *.bin)")
     for file in files:
         try:
             with safe_open(file, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise ValueError(f"{what}: {file} cannot be read: {first_line(error)}") from error
+            told = f"{what}: {file} cannot be read: {first_line(error)}"
+            raise BadValue(what, told) from error
 
 
 def load_model(kind: type[ModelMixin], path: Path, what: str) -> Any:
@@ -39,15 +40,15 @@ def load_model(kind: type[ModelMixin], path: Path, what: str) -> Any:
             path, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # diffusers and safetensors raise a dozen kinds for a bad file
-        raise ValueError(f"{what}: {path} cannot be read: {first_line(error)}") from error
+        raise BadValue(what, f"{what}: {path} cannot be read: {first_line(error)}") from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             names = [str(name) for name in report[problem]]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(
-                f"{what}: {path}: {problem.replace('_', ' ')}: {', '.join(names[:3])}{more}"
+            raise BadValue(
+                what, f"{what}: {path}: {problem.replace('_', ' ')}: {', '.join(names[:3])}{more}"
             )
     assert isinstance(model, kind)
     return model

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclelight.errors import BadValue, at_least
+from cyclelight.networks.unet import check_attention, check_resolution
 
 GROUPS = 32
 """Groups of every group norm; every number of channels is a multiple of it."""
@@ -167,21 +168,13 @@ def timestep_embedding(t: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
 
 
 def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
-    levels, resolution = len(widths), config.sample_size
-    if not widths or resolution % 2 ** (levels - 1):
-        raise ValueError(
-            f"resolution must be a multiple of {2 ** max(levels - 1, 0)} for the {levels} levels "
-            f"of channel_mult, got {resolution}"
+    if not widths or any(width % GROUPS or width < 1 for width in widths):
+        raise BadValue(
+            "num_channels",
+            f"num_channels times channel_mult must give multiples of {GROUPS}, got {widths}",
         )
-    if any(width % GROUPS or not width for width in widths):
-        raise ValueError(
-            f"num_channels times channel_mult must give multiples of {GROUPS}, got {widths}"
-        )
-    unknown = set(config.attention_resolutions) - set(sizes)
-    if unknown:
-        raise ValueError(
-            f"attention_resolutions must be among {sizes}, got {sorted(unknown)} besides"
-        )
+    check_resolution(config.sample_size, len(widths), "channel_mult")
+    check_attention(config.attention_resolutions, sizes)
     at_least(0, num_res_blocks=config.num_res_blocks)
     attended = {w for w, s in zip(widths, sizes, strict=True) if s in config.attention_resolutions}
     # The middle is as wide as the way down ends, which without blocks of its own stays narrow.
@@ -193,7 +186,7 @@ def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
                 raise BadValue(name, f"{name} must be at least 1, got {value}")
             indivisible = sorted(w for w in attended if value > 0 and w % value)
             if indivisible:
-                raise ValueError(f"{name} {value} does not divide the channels {indivisible}")
+                raise BadValue(name, f"{name} {value} does not divide the channels {indivisible}")
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from diffusers import AutoencoderKL
 
-from cyclelight.errors import BadValue
+from cyclelight.errors import at_least
+from cyclelight.networks.unet import check_widths
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,11 @@ def build_autoencoder(
         ValueError: the resolution cannot be halved that often, or a number of channels is not a
             multiple of `norm_groups`.
     """
+    at_least(
+        1, layers_per_block=settings.layers_per_block, latent_channels=settings.latent_channels
+    )
+    check_widths(settings.block_out_channels, settings.norm_groups, resolution)
     levels = len(settings.block_out_channels)
-    if resolution % 2 ** (levels - 1):
-        raise BadValue(
-            "resolution",
-            f"resolution must be a multiple of {2 ** (levels - 1)} for {levels} levels of "
-            f"block_out_channels, got {resolution}",
-        )
-    if any(width % settings.norm_groups for width in settings.block_out_channels):
-        raise ValueError(
-            f"block_out_channels must be multiples of norm_groups = {settings.norm_groups}, "
-            f"got {settings.block_out_channels}"
-        )
     return AutoencoderKL(
         sample_size=resolution,
         in_channels=channels,

@@ -1,11 +1,12 @@
 """The pixel-space UNet: diffusers' UNet2DModel from a handful of settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
 from diffusers import UNet2DModel
 
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, at_least
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,10 @@ class UNetSettings:
             ValueError: the resolution cannot be halved that often, or a number of channels is not a
                 multiple of `norm_groups` or `head_channels` where it must be.
         """
+        at_least(1, head_channels=self.head_channels, layers_per_block=self.layers_per_block)
+        check_widths(self.block_out_channels, self.norm_groups, resolution)
         levels = [resolution >> i for i in range(len(self.block_out_channels))]
-        _check_resolution(resolution, len(levels))
-        if any(width % self.norm_groups for width in self.block_out_channels):
-            raise BadValue(
-                "block_out_channels",
-                f"block_out_channels must be multiples of norm_groups = {self.norm_groups}, "
-                f"got {self.block_out_channels}",
-            )
-        unknown = set(self.attention_resolutions) - set(levels)
-        if unknown:
-            raise BadValue(
-                "attention_resolutions",
-                f"attention_resolutions must be among {levels}, got {sorted(unknown)} besides",
-            )
+        check_attention(self.attention_resolutions, levels)
         attended = [level in self.attention_resolutions for level in levels]
         # The middle of the network, as wide as the last level, attends always.
         attends = [*attended[:-1], True]
@@ -79,11 +70,33 @@ class UNetSettings:
         )
 
 
-def _check_resolution(resolution: int, levels: int) -> None:
-    halvings = levels - 1
-    if resolution % 2**halvings:
+def check_widths(widths: tuple[int, ...], norm_groups: int, resolution: int) -> None:
+    """Raises ValueError unless there are levels of these widths below images of `resolution`."""
+    at_least(1, norm_groups=norm_groups)
+    if not widths or any(width < 1 or width % norm_groups for width in widths):
+        raise BadValue(
+            "block_out_channels",
+            f"block_out_channels must be multiples of norm_groups = {norm_groups}, got {widths}",
+        )
+    check_resolution(resolution, len(widths), "block_out_channels")
+
+
+def check_resolution(resolution: int, levels: int, setting: str) -> None:
+    """Raises ValueError unless it can be halved between so many levels, which `setting` names."""
+    multiple = 2 ** (levels - 1)
+    if resolution % multiple:
         raise BadValue(
             "resolution",
-            f"resolution must be a multiple of {2**halvings} for {levels} levels of "
-            f"block_out_channels, got {resolution}",
+            f"resolution must be a multiple of {multiple} for {levels} levels of {setting}, "
+            f"got {resolution}",
+        )
+
+
+def check_attention(resolutions: Sequence[int], there: Sequence[int]) -> None:
+    """Raises ValueError unless all resolutions of the attention are among those that are there."""
+    unknown = set(resolutions) - set(there)
+    if unknown:
+        raise BadValue(
+            "attention_resolutions",
+            f"attention_resolutions must be among {there}, got {sorted(unknown)} besides",
         )
