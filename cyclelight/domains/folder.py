@@ -270,7 +270,9 @@ def _open_checkpoint(path: Path) -> StoredDomain:
         return unet
 
     autoencoder = rebuild(entry["autoencoder"]) if entry.get("autoencoder") else None
-    return StoredDomain(entry["unet"], entry["scheduler"], entry["card"], load_network, autoencoder)
+    # Of its scheduler it keeps the settings alone.
+    scheduler = {"_class_name": "DDPMScheduler", **entry["scheduler"]}
+    return StoredDomain(entry["unet"], scheduler, entry["card"], load_network, autoencoder)
 
 
 def _build(config: Config) -> Network:
