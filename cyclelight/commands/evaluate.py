@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from tqdm import tqdm
 
-from cyclelight.commands.parsing import usage
+from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import first_line
 from cyclelight.metrics.columns import Columns
@@ -25,11 +25,10 @@ from datamodules.translation_images import find_images
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning evaluate",
-        usage="lightning evaluate --source DIR --translated DIR [--reference DIR] [--OPTION VALUE]",
-        description="Score translated images, made by any program, as `predict` scores its own.",
-        exit_on_error=False,
+    parser = make_parser(
+        "evaluate",
+        "--source DIR --translated DIR [--reference DIR] [--OPTION VALUE]",
+        "Score translated images, made by any program, as `predict` scores its own.",
     )
     add = parser.add_argument
     add("--source", type=str, required=True, help="The sources: a folder, a file or a pattern.")

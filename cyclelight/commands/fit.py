@@ -15,8 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.callbacks.resumption import Resumption
 from cyclelight.commands.guard import UsageError
-from cyclelight.commands.lightning_cli import Stage, build
-from cyclelight.methods import ddcm, edit_friendly, sdedit  # noqa: F401 (for their short names)
+from cyclelight.commands.lightning_cli import StageCLI, build
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.runs.checkpoints import AtomicCheckpoints, newest_checkpoint
 from cyclelight.runs.folder import sole_use
@@ -24,7 +23,7 @@ from cyclelight.runs.folder import sole_use
 log = logging.getLogger(__name__)
 
 
-class Fit(Stage):
+class Fit(StageCLI):
     """Training: logs in `logs/`, checkpoints in `checkpoints/` of the output folder."""
 
     name = "fit"

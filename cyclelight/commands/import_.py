@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
-from cyclelight.commands.parsing import usage
+from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.denoiser import NetworkDenoiser
 from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
 from cyclelight.domains.domain import Domain
@@ -19,14 +19,13 @@ ADM_FILES = (".pt", ".pth", ".safetensors")
 
 
 def _import_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning import",
-        usage="lightning import FILE_OR_FOLDER --to DIR [--OPTION VALUE]",
-        description="Make a domain folder of a checkpoint: guided-diffusion's (ADM) .pt or "
+    parser = make_parser(
+        "import",
+        "FILE_OR_FOLDER --to DIR [--OPTION VALUE]",
+        "Make a domain folder of a checkpoint: guided-diffusion's (ADM) .pt or "
         ".safetensors, a diffusers folder, or a .ckpt of `fit`. Files that would run code when "
         "read are refused.",
         epilog="The other flags of guided-diffusion are read from the tensors, and printed.",
-        exit_on_error=False,
     )
     parser.add_argument("source", metavar="FILE_OR_FOLDER", help="What to import.")
     parser.add_argument("--to", type=str, required=True, metavar="DIR", help="Folder to make.")
@@ -107,12 +106,11 @@ def _table(flags: dict[str, str], told: dict[str, Any]) -> str:
 
 
 def _export_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning export",
-        usage="lightning export DIR --to FILE.pt",
-        description="Write the ADM network of a domain folder as guided-diffusion's programs read "
+    parser = make_parser(
+        "export",
+        "DIR --to FILE.pt",
+        "Write the ADM network of a domain folder as guided-diffusion's programs read "
         "it, and print the flags that they need.",
-        exit_on_error=False,
     )
     parser.add_argument("domain", metavar="DIR", help="The domain folder, or a .ckpt of `fit`.")
     parser.add_argument("--to", type=str, required=True, metavar="FILE.pt", help="File to write.")

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
 from cyclelight.commands.guard import UsageError, one_line
-from cyclelight.commands.parsing import usage
+from cyclelight.commands.parsing import make_parser, usage
 
 HEAD = ("", "domain", "disk", "weights", "schedule", "pixels", "data", "licence")
 WIDTHS = (None, None, None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
@@ -34,13 +34,7 @@ class Inspected:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning inspect",
-        usage="lightning inspect DIR [DIR ...]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        exit_on_error=False,
-    )
+    parser = make_parser("inspect", "DIR [DIR ...]", DESCRIPTION, EPILOG)
     parser.add_argument(
         "folders",
         nargs="*",

@@ -1,4 +1,4 @@
-"""Stage: what fit, validate, test and predict share, as one LightningCLI class.
+"""StageCLI: what fit, validate, test and predict share, as one LightningCLI class.
 
 The parsers have no sub-commands (`run=False`); each command builds its stage and runs it. So what
 fails in building is a matter of usage, and a checkpoint never changes the settings: LightningCLI
@@ -49,7 +49,7 @@ class SaveConfig(SaveConfigCallback):
             write_text(path, self.parser.dump(self.config, skip_unset=False))
 
 
-class Stage(LightningCLI):
+class StageCLI(LightningCLI):
     """What the four stages share: the options and where the results go."""
 
     name: ClassVar[str]
@@ -235,7 +235,7 @@ def take_class(args: list[str], key: str, base: type) -> Any:
     return found
 
 
-S = TypeVar("S", bound=Stage)
+S = TypeVar("S", bound=StageCLI)
 
 
 def build(stage: type[S], args: list[str]) -> S:

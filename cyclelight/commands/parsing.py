@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from jsonargparse import Namespace, _typehints
+from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._util import import_object
 
 from cyclelight.commands.guard import UsageError
@@ -32,6 +32,19 @@ _WORDINGS = [
     ),
     (r"Problems parsing config: (?P<name>.+)", "--config: {name}"),
 ]
+
+
+def make_parser(
+    command: str, arguments: str, description: str, epilog: str | None = None
+) -> ArgumentParser:
+    """The parser of `lightning COMMAND ARGUMENTS`, for options yet to be added."""
+    return ArgumentParser(
+        prog=f"lightning {command}",
+        usage=f"lightning {command} {arguments}",
+        description=description,
+        epilog=epilog,
+        exit_on_error=False,
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from cyclelight.callbacks.progress import TaskProgress
 from cyclelight.callbacks.scores import TaskScores
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.guard import UsageError
-from cyclelight.commands.lightning_cli import Stage, build, show
+from cyclelight.commands.lightning_cli import StageCLI, build, show
 from cyclelight.commands.parsing import keep_settings_apart
 from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run
 from cyclelight.methods import import_methods
@@ -24,7 +24,7 @@ import_methods()  # For their short names.
 keep_settings_apart(Method)
 
 
-class Predict(Stage):
+class Predict(StageCLI):
     """Translation: the images go to the output folder one by one, and nothing else is kept."""
 
     name = "predict"

@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from cyclelight.commands.guard import UsageError
-from cyclelight.commands.parsing import usage
+from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.domains.hub import LOGIN, hub_name, hub_reason, status
 
 # What the Hub calls the licences that training images usually have.
@@ -65,14 +65,13 @@ image = pipeline(num_inference_steps=50).images[0]
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning push",
-        usage="lightning push DIR OWNER/NAME [--private] [--revision REV]",
-        description="Publish a domain folder on the Hugging Face Hub.",
+    parser = make_parser(
+        "push",
+        "DIR OWNER/NAME [--private] [--revision REV]",
+        "Publish a domain folder on the Hugging Face Hub.",
         epilog="The folder's README.md is the model card. If there is none, it is written from "
         "domain.json; look at it, edit it, and push again. Who you are is said by `hf auth login` "
         "or HF_TOKEN.",
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("folder", metavar="DIR", help="The domain folder, such as runs/cat64/domain.")

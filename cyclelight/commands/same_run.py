@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
-from cyclelight.commands.lightning_cli import SaveConfig, Stage
+from cyclelight.commands.lightning_cli import SaveConfig, StageCLI
 from cyclelight.files import write_json
 from cyclelight.runs.folder import IMAGES, MADE_BY, RunFolder
 from cyclelight.runs.task import task_of
@@ -61,7 +61,7 @@ def check_apart(data: Any, folder: RunFolder) -> None:
         raise ValueError(f"the output folder {folder.root} is that of a fit: take another --output")
 
 
-def check_same_run(cli: Stage, folder: RunFolder) -> None:
+def check_same_run(cli: StageCLI, folder: RunFolder) -> None:
     """ValueError if the images in the folder were made by other settings or other weights."""
     if not folder.manifest():
         return

@@ -6,12 +6,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cyclelight.callbacks.scores import SampleScores
-from cyclelight.commands.lightning_cli import Stage, build, show
-from cyclelight.methods import ddcm, edit_friendly, sdedit  # noqa: F401 (for their short names)
+from cyclelight.commands.lightning_cli import StageCLI, build, show
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 
 
-class Test(Stage):
+class Test(StageCLI):
     """The losses on the test images, and samples against those images."""
 
     name = "test"

@@ -1,11 +1,10 @@
 """`lightning validate`: the validation loss."""
 
-from cyclelight.commands.lightning_cli import Stage, build
-from cyclelight.methods import ddcm, edit_friendly, sdedit  # noqa: F401 (for their short names)
+from cyclelight.commands.lightning_cli import StageCLI, build
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 
 
-class Validate(Stage):
+class Validate(StageCLI):
     """The losses on the validation images."""
 
     name = "validate"

@@ -1,6 +1,5 @@
 """AutoencoderModule: train the autoencoder of a latent space (`lightning fit`)."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from cyclelight.metrics.faithfulness import psnr
 from cyclelight.modules.training import TrainingModule
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
 from cyclelight.runs.sharding import shard
-
-log = logging.getLogger(__name__)
 
 MEASURED = 1024
 """Training images from which the scaling factor is measured."""
