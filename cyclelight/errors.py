@@ -6,32 +6,29 @@ Whatever refuses an argument stands on this.
 from collections.abc import Iterable
 
 
-class BadValue(ValueError):
+class Refusal(Exception):
+    """An error that knows the argument which it is about."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.argument, str(self))
+
+
+class BadValue(Refusal, ValueError):
     """An argument has a value that it cannot have; the message says which one would be right."""
 
-    def __init__(self, argument: str, message: str) -> None:
-        super().__init__(message)
-        self.argument = argument
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.argument, str(self))
-
-
-class MissingFile(FileNotFoundError):
+class MissingFile(Refusal, FileNotFoundError):
     """An argument names a file or folder that is not there."""
-
-    def __init__(self, argument: str, message: str) -> None:
-        super().__init__(message)
-        self.argument = argument
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.argument, str(self))
 
 
 def argument_of(error: BaseException | None) -> str | None:
     """The argument that an error, or else the one that caused it, is about; None if not known."""
     while error is not None:
-        if isinstance(error, BadValue | MissingFile):
+        if isinstance(error, Refusal):
             return error.argument
         error = error.__cause__
     return None

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import stat
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from servers import serving
 
 from cyclelight.cli import main
 from datamodules import AFHQ, DomainImages, afhq
@@ -75,12 +75,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         images = COUNTS | {f"{release.test}/{name}": n for name, n in TESTS.items()}
         tiny = replace(release, url=made.url, images=images)
         monkeypatch.setitem(afhq.RELEASES, version, tiny)
-    thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with serving(made):
+        yield made
 
 
 def png(level: int) -> bytes:
