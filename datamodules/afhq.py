@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from cyclelight.errors import BadValue, MissingFile, one_of
 from datamodules.domain_images import DomainImages
-from datamodules.fetching import DamagedArchive, download, opened, sha256, unpack
+from datamodules.fetching import DamagedArchive, download, open_zip, sha256, unpack
 from datamodules.reading import is_image_name
 
 Version = Literal["v1", "v2"]
@@ -149,7 +149,7 @@ class AFHQ(DomainImages):
             self.archive.unlink()
 
     def _unpack(self) -> None:
-        with opened(self.archive) as source:
+        with open_zip(self.archive) as source:
             members = _members(source, self.release)
         counts = Counter(str(PurePosixPath(path).parent) for path in members.values())
         for sub, published in self.release.images.items():
@@ -185,7 +185,7 @@ def _places(root: Path, release: Release) -> tuple[Path, Path]:
     if root.suffix.lower() == ".zip":
         if not root.is_file():
             raise MissingFile("root", f"root: no such file {root}")
-        opened(root).close()
+        open_zip(root).close()
         return root.with_suffix(""), root
     if root.is_file():
         raise BadValue("root", f"root: {root} is neither a folder nor a .zip")

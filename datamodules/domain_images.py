@@ -92,9 +92,10 @@ class DomainImages(DomainData):
         train_name = "train" if self.train else "root"
         self.train_files = list_images(folders[train_name])
         if len(self.train_files) < 2:
-            raise ValueError(
+            raise BadValue(
+                train_name,
                 f"{train_name}: at least 2 images are needed, "
-                f"got {len(self.train_files)} in {folders[train_name]}"
+                f"got {len(self.train_files)} in {folders[train_name]}",
             )
         if not self.val:
             self.train_files, self.val_files = split_by_key(self.train_files, self.val_fraction)

@@ -113,7 +113,7 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        opened(archive) as source,
+        open_zip(archive) as source,
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
     ):
         needed = sum(source.getinfo(name).file_size for name in members)
@@ -139,7 +139,7 @@ def _extract(source: zipfile.ZipFile, name: str, path: Path) -> None:
         raise DamagedArchive(f"{source.filename} is damaged at {name}: {error}") from error
 
 
-def opened(archive: Path) -> zipfile.ZipFile:
+def open_zip(archive: Path) -> zipfile.ZipFile:
     """The zip, its directory read.
 
     Raises:

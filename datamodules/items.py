@@ -12,18 +12,31 @@ there is one; and whatever further fields the data has, as JSON has them, which 
 manifest of a run."""
 
 
+TAKEN = frozenset(("key", "path", "image", "digest", "source", "output"))
+"""What batches and manifests say of every image; no name for a further field."""
+
+
 class Items(Dataset[Item]):
     """What a run makes images of, where there are no sources: keys, and what is known of each.
 
     Args:
         keys: relative POSIX paths, all different, in order.
-        fields: further fields of the items, by key, such as texts and seeds.
+        fields: further fields of the items, by key, such as texts and seeds; of each the same.
+
+    Raises:
+        ValueError: a field has a name that is taken, or an item lacks one that others have.
     """
 
     def __init__(
         self, keys: Sequence[str], fields: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
         self.keys, self.fields = list(keys), fields or {}
+        names = {name for known in self.fields.values() for name in known}
+        if taken := names & TAKEN:
+            raise ValueError(f"a further field cannot be called {min(taken)}")
+        for key in self.keys if names else ():
+            if lacking := names - self.fields.get(key, {}).keys():  # A batch has it of all or none.
+                raise ValueError(f"{key} has no {min(lacking)}, which other images have")
 
     @property
     def in_memory(self) -> bool:

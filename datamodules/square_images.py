@@ -76,13 +76,13 @@ class SquareImages(Items):
         mine = range(rank, len(files), processes)
         reasons = _look(mine, decode, stop=on_error == "raise")
         if processes > 1:
-            reasons = _pooled(reasons)
+            reasons = _pool(reasons)
         if reasons and on_error == "raise":
             raise ValueError(f"{reasons[min(reasons)]}{hint}")
         good = [index for index in range(len(files)) if index not in reasons]
         self.files = [files[index] for index in good]
         if pixels is not None:
-            self.files = [(key, _emptied(source)) for key, source in self.files]
+            self.files = [(key, _without_content(source)) for key, source in self.files]
         super().__init__([key for key, _ in self.files], fields)
         self._digests = digests[good]
         self.skipped = [(str(files[i][1]), reason) for i, reason in sorted(reasons.items())]
@@ -99,7 +99,7 @@ class SquareImages(Items):
     def changed(self, entries: Iterable[Mapping[str, Any]]) -> set[str]:
         """As `Items.changed`; of images, each process knows those that it has looked at."""
         found = self.differing(entries)
-        return set((_pooled(found) if _process()[1] > 1 else found).values())
+        return set((_pool(found) if _process()[1] > 1 else found).values())
 
     def _differs(self, index: int, entry: Mapping[str, Any]) -> bool:
         now = self._digests[index].decode()  # Empty, if another process has looked at it.
@@ -138,7 +138,7 @@ def _look(
     return reasons
 
 
-def _emptied(source: Path | FileContent) -> Path | FileContent:
+def _without_content(source: Path | FileContent) -> Path | FileContent:
     """Where an image came from, without its content."""
     return FileContent(source.name, b"") if isinstance(source, FileContent) else source
 
@@ -150,7 +150,7 @@ def _process() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def _pooled(found: dict[int, str]) -> dict[int, str]:
+def _pool(found: dict[int, str]) -> dict[int, str]:
     """What all processes found, by index."""
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, found)

@@ -75,7 +75,7 @@ class ShardOrder:
             start = chance.randrange(sum(self.counts)) + self.rank * ends[-1] + ends[stream]
             found = self._part(order, self.counts, start, ends[stream + 1] - ends[stream])
         chance = random.Random(f"images {self.seed} {epoch} {self.rank} {stream}")
-        return shuffled(islice(found, ends[stream + 1] - ends[stream]), self.buffer, chance)
+        return shuffle(islice(found, ends[stream + 1] - ends[stream]), self.buffer, chance)
 
     def _whole(self, order: Sequence[int]) -> Iterator[Sample]:
         """The images of these shards, over and over."""
@@ -109,7 +109,7 @@ class ShardOrder:
                 return
 
 
-def shuffled(samples: Iterator[Sample], size: int, chance: random.Random) -> Iterator[Sample]:
+def shuffle(samples: Iterator[Sample], size: int, chance: random.Random) -> Iterator[Sample]:
     """All samples, each by chance one of up to `size` that are held meanwhile."""
     held: list[Sample] = []
     for sample in samples:

@@ -93,7 +93,7 @@ def read_shard(shard: str, *, first: int | None = 0) -> Iterator[Sample]:
     from webdataset.tariterators import base_plus_ext
 
     try:
-        with _opened(shard) as tar:
+        with _open_tar(shard) as tar:
             members = _members(tar, seekable=not is_url(shard))
             files = ((*base_plus_ext(m.name.removeprefix("./")), m) for m in members)
             named = (file for file in files if file[0] is not None)
@@ -169,11 +169,11 @@ def _members(tar: tarfile.TarFile, *, seekable: bool) -> Iterator[tarfile.TarInf
 
 
 @contextmanager
-def _opened(shard: str) -> Iterator[tarfile.TarFile]:
+def _open_tar(shard: str) -> Iterator[tarfile.TarFile]:
     """A tar file, compressed or not. Errors are those of the stream and of tarfile."""
     with ExitStack() as stack:
         if is_url(shard):
-            stream, mode = stack.enter_context(_fetched(shard)), "r|*"
+            stream, mode = stack.enter_context(_open_url(shard)), "r|*"
         else:  # What is not wanted of a file is passed over; a stream has to be read through.
             stream, mode = stack.enter_context(Path(shard).open("rb")), "r:*"
         try:
@@ -184,7 +184,7 @@ def _opened(shard: str) -> Iterator[tarfile.TarFile]:
 
 
 @contextmanager
-def _fetched(url: str) -> Iterator[IO[bytes]]:
+def _open_url(url: str) -> Iterator[IO[bytes]]:
     """What a URL or command gives; OSError if that failed, be it at its end."""
     from webdataset.gopen import gopen, set_options
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclelight.errors import argument_of
 from datamodules import DomainImages, TranslationImages, square_images
 from datamodules.domain_images import split_by_key
 
@@ -106,7 +107,7 @@ def test_bad_arguments_are_told_at_once(
     make("cats", 3), make("cats/sub", 1), make("empty", 0), make("one", 1)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         DomainImages(**{"root": str(tmp_path), **options})  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and argument_of(caught.value) in options
 
 
 def test_unreadable_images_stop_or_are_skipped(make: Make) -> None:

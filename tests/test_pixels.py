@@ -11,6 +11,16 @@ def test_all_256_values_survive_the_round_trip() -> None:
     assert torch.equal(to_uint8(to_float(levels)), levels)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_all_devices_make_the_same_values_to_the_last_bit(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    levels = torch.arange(256, dtype=torch.uint8, device=device).reshape(16, 16, 1)
+    # Python's quotient, rounded to float32, is what IEEE division in float32 gives.
+    quotients = torch.tensor([level / 127.5 for level in range(256)])
+    assert torch.equal(to_float(levels).cpu().flatten(), quotients - 1)
+
+
 def test_the_range_ends_at_minus_one_and_one() -> None:
     x = to_float(np.array([[[0, 51, 255]]], dtype=np.uint8))
     assert x.shape == (3, 1, 1) and x.dtype == torch.float32

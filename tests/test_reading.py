@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from cyclelight.diffusion.pixels import digest
 from datamodules import square_images
+from datamodules.items import Items
 from datamodules.loading import make_loader
 from datamodules.order import batch_loader
 from datamodules.reading import OnError, list_images, read_image, read_square
@@ -236,6 +237,19 @@ def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_square(tmp_path / "a.png", 5, "crop").numpy(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"a": {"text": "a cat"}, "b": {}}, "b has no text, which other images have"),
+        ({"b": {"text": "a dog"}}, "a has no text"),
+        ({"a": {"output": "x.png"}, "b": {"output": "y.png"}}, "cannot be called output"),
+    ],
+)
+def test_fields_that_would_be_lost_are_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Items(["a", "b"], fields)
 
 
 def test_further_fields_come_with_the_images_and_tell_of_a_change(tmp_path: Path) -> None:

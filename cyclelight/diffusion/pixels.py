@@ -32,7 +32,9 @@ def to_float(image: npt.NDArray[np.uint8] | Tensor) -> Tensor:
             f"to_float takes uint8 images (H, W, C) or (B, H, W, C), "
             f"got {pixels.dtype} of shape {tuple(pixels.shape)}"
         )
-    return (pixels.float() / 127.5 - 1).movedim(-1, -3).contiguous()
+    # By a tensor, since GPUs multiply by the reciprocal of a number: other last bits than a CPU's.
+    half = torch.full((), 127.5, device=pixels.device)
+    return (pixels.float() / half - 1).movedim(-1, -3).contiguous()
 
 
 def to_uint8(image: Tensor) -> Tensor:
