@@ -21,7 +21,7 @@ from cyclelight.domains.folder import save_domain
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import FIGURES, ImageFigure
 from cyclelight.metrics.judge import score
-from cyclelight.metrics.protocol import protocol
+from cyclelight.metrics.protocol import protocol_of
 from cyclelight.networks.unet import UNetSettings
 
 # Lightning 2.6 with torch 2.15.
@@ -146,7 +146,9 @@ def test_a_new_figure_is_one_entry(
     def mae(images: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
         return (images.double() - sources.double()).abs().mean((1, 2, 3))
 
-    figure = ImageFigure("MAE", lambda: mae, "levels", unit="of 255", higher_is_better=False)
+    figure = ImageFigure(
+        "MAE", lambda: mae, "levels", unit="of 255", higher_is_better=False, better="much the same"
+    )
     monkeypatch.setitem(FIGURES, "MAE", figure)
 
     assert main(options(here, tmp_path)) == 0
@@ -161,6 +163,7 @@ def test_a_new_figure_is_one_entry(
     assert "MAE (of 255)" in capsys.readouterr().out
     page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert 'data-sort="MAE" data-first="lowest"' in page and page.count("<dt>MAE") == 7
+    assert page.count('title="lower is much the same"') == 8  # Its button, and at each image.
 
 
 @pytest.mark.parametrize(
@@ -272,12 +275,13 @@ def test_classes_are_counted(here: Path) -> None:
         return kept
 
     images, reference = judged(151, 268, 281, 0), judged(160, 160, 160, 160)
-    rate, *_ = score(images, reference, protocol("default"), "dog")
+    rate, *_ = score(images, reference, protocol_of("default"), "dog")
     assert (rate.figure, rate.value, rate.floor, rate.ceiling) == ("dog rate", 0.5, 1.0, 0.0)
     assert rate.standard_error == 0.25
     # Without a reference, or with one image, there is nothing to compare sets of.
-    assert [s.figure for s in score(images, Columns(), protocol("default"), "dog")] == ["dog rate"]
-    assert [s.figure for s in score(judged(1), reference, protocol("default"))] == []
+    alone = score(images, Columns(), protocol_of("default"), "dog")
+    assert [s.figure for s in alone] == ["dog rate"]
+    assert score(judged(1), reference, protocol_of("default")) == []
 
 
 def test_a_missing_network_stops_the_run_before_it_starts(
