@@ -4,22 +4,35 @@ Whatever refuses an argument stands on this.
 """
 
 from collections.abc import Iterable
-from typing import TypeVar
-
-E = TypeVar("E", bound=Exception)
 
 
-def about(argument: str, error: E) -> E:
-    """`error`, known to concern the constructor's or function's argument of that name."""
-    error.__dict__["argument"] = argument
-    return error
+class BadValue(ValueError):
+    """An argument has a value that it cannot have; the message says which one would be right."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.argument, str(self))
+
+
+class MissingFile(FileNotFoundError):
+    """An argument names a file or folder that is not there."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.argument, str(self))
 
 
 def argument_of(error: BaseException | None) -> str | None:
     """The argument that an error, or else the one that caused it, is about; None if not known."""
     while error is not None:
-        if "argument" in error.__dict__:
-            return str(error.__dict__["argument"])
+        if isinstance(error, BadValue | MissingFile):
+            return error.argument
         error = error.__cause__
     return None
 
@@ -28,8 +41,7 @@ def at_least(least: float, **values: float) -> None:
     """Raises ValueError, naming the argument, unless all values are `least` or more."""
     for argument, value in values.items():
         if not value >= least:  # So that NaN fails too.
-            told = f"{argument} must be at least {least}, got {value}"
-            raise about(argument, ValueError(told))
+            raise BadValue(argument, f"{argument} must be at least {least}, got {value}")
 
 
 def one_of(allowed: Iterable[str], **values: str) -> None:
@@ -37,8 +49,7 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
     known = list(allowed)
     for argument, value in values.items():
         if value not in known:
-            told = f"{argument} must be one of {', '.join(known)}, got {value!r}"
-            raise about(argument, ValueError(told))
+            raise BadValue(argument, f"{argument} must be one of {', '.join(known)}, got {value!r}")
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from cyclelight.errors import about, one_of
+from cyclelight.errors import BadValue, MissingFile, one_of
 from datamodules.domain_images import DomainImages
 from datamodules.fetching import DamagedArchive, download, opened, sha256, unpack
 from datamodules.reading import is_image_name
@@ -112,11 +112,11 @@ class AFHQ(DomainImages):
         for version, other in RELEASES.items():
             has = [(self.root / release.test).is_dir() for release in (self.release, other)]
             if has == [False, True]:
-                told = (
+                raise BadValue(
+                    "version",
                     f"version {self.version} has a folder {self.release.test}, but {self.root} has "
-                    f"{other.test} as {version} does"
+                    f"{other.test} as {version} does",
                 )
-                raise about("version", ValueError(told))
 
     def prepare_data(self) -> None:
         """Download and unpack what is missing; called on one process.
@@ -184,11 +184,11 @@ def _places(root: Path, release: Release) -> tuple[Path, Path]:
     """(the unpacked folder, the zip), there already or not."""
     if root.suffix.lower() == ".zip":
         if not root.is_file():
-            raise about("root", FileNotFoundError(f"root: no such file {root}"))
+            raise MissingFile("root", f"root: no such file {root}")
         opened(root).close()
         return root.with_suffix(""), root
     if root.is_file():
-        raise about("root", ValueError(f"root: {root} is neither a folder nor a .zip"))
+        raise BadValue("root", f"root: {root} is neither a folder nor a .zip")
     inside = root / release.name
     unpacked = (root / "train").is_dir() and not inside.exists()
     return root if unpacked else inside, root / f"{release.name}.zip"

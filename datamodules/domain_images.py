@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue, MissingFile
 from datamodules.domain_data import DomainData
 from datamodules.items import Item
 from datamodules.loading import make_loader
@@ -64,14 +64,11 @@ class DomainImages(DomainData):
     ) -> None:
         super().__init__(**loading)
         if not 0 < val_fraction < 1:
-            raise about(
-                "val_fraction",
-                ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}"),
+            raise BadValue(
+                "val_fraction", f"val_fraction must lie between 0 and 1, got {val_fraction}"
             )
         if val and not train:
-            raise about(
-                "val", ValueError(f"val {val!r} needs train, the sub-folder of the training images")
-            )
+            raise BadValue("val", f"val {val!r} needs train, the sub-folder of the training images")
         self.root, self.train, self.val = Path(root), train, val
         self.val_fraction = val_fraction
         self.train_files: Files = []
@@ -91,7 +88,7 @@ class DomainImages(DomainData):
         folders |= {name: self.root / sub for name, sub in subs if sub}
         for name, folder in folders.items():
             if not folder.is_dir():
-                raise about(name, FileNotFoundError(f"{name}: no such folder {folder}"))
+                raise MissingFile(name, f"{name}: no such folder {folder}")
         train_name = "train" if self.train else "root"
         self.train_files = list_images(folders[train_name])
         if len(self.train_files) < 2:
@@ -102,9 +99,8 @@ class DomainImages(DomainData):
         if not self.val:
             self.train_files, self.val_files = split_by_key(self.train_files, self.val_fraction)
             if not self.train_files:
-                raise about(
-                    "val_fraction",
-                    ValueError(f"val_fraction {self.val_fraction} leaves no training images"),
+                raise BadValue(
+                    "val_fraction", f"val_fraction {self.val_fraction} leaves no training images"
                 )
         else:
             self.val_files = list_images(folders["val"])
@@ -161,9 +157,7 @@ class DomainImages(DomainData):
 
 def _check_val(train: Path, val: Path, files: Files) -> None:
     if not files:
-        raise about("val", ValueError(f"val: no images in {val}"))
+        raise BadValue("val", f"val: no images in {val}")
     inner, outer = val.resolve(), train.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise about(
-            "val", ValueError(f"val and train must not lie in one another, got {val} and {train}")
-        )
+        raise BadValue("val", f"val and train must not lie in one another, got {val} and {train}")

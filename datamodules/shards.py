@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from cyclelight.errors import about, at_least
+from cyclelight.errors import BadValue, at_least
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader
 from datamodules.order import Batch, BatchOrder
@@ -74,13 +74,9 @@ class ShardImages(DomainData):
         require_webdataset()
         self.train_shards, self.val_shards = find_shards("train", train), find_shards("val", val)
         if both := set(self.train_shards) & set(self.val_shards):
-            raise about(
-                "val", ValueError(f"val and train must not share shards, got {min(both)} in both")
-            )
+            raise BadValue("val", f"val and train must not share shards, got {min(both)} in both")
         if epoch_images is None and any(map(is_url, self.train_shards)):
-            raise about(
-                "epoch_images", ValueError("epoch_images must be given, since train has URLs")
-            )
+            raise BadValue("epoch_images", "epoch_images must be given, since train has URLs")
         self.train, self.val = train, val
         self.epoch_images, self.shuffle_buffer = epoch_images, shuffle_buffer
         self.counts: list[int] | None = None
@@ -98,7 +94,7 @@ class ShardImages(DomainData):
             with ThreadPoolExecutor(8) as pool:  # Threads wait for the disk, not for one another.
                 self.counts = list(pool.map(count_images, self.train_shards))
             if not any(self.counts):
-                raise about("train", ValueError(f"train: no images in {self.train}"))
+                raise BadValue("train", f"train: no images in {self.train}")
         if self.val_images is None or self.val_images.resolution != resolution:
             files = self._val_files()
             self.val_images = SquareImages(files, resolution, self.fit_mode, self.on_error)
@@ -111,12 +107,10 @@ class ShardImages(DomainData):
         for shard in self.val_shards:
             for key, encoded in read_shard(shard):
                 if key in files:  # Noise and figures go by the key.
-                    raise about(
-                        "val", ValueError(f"val: {files[key][1]} and {encoded} have the same key")
-                    )
+                    raise BadValue("val", f"val: {files[key][1]} and {encoded} have the same key")
                 files[key] = key, encoded
         if not files:
-            raise about("val", ValueError(f"val: no images in {self.val}"))
+            raise BadValue("val", f"val: no images in {self.val}")
         return [files[key] for key in sorted(files)]
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -128,12 +122,10 @@ class ShardImages(DomainData):
         if self.counts is None:
             each = len(self.train_shards) // processes
             if not each:
-                raise about(
+                raise BadValue(
                     "train",
-                    ValueError(
-                        f"train has {len(self.train_shards)} shards, fewer than the {processes} "
-                        f"processes: make more, or leave out epoch_images"
-                    ),
+                    f"train has {len(self.train_shards)} shards, fewer than the {processes} "
+                    f"processes: make more, or leave out epoch_images",
                 )
             workers = min(workers, each)
         shard_order = ShardOrder(

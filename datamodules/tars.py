@@ -11,7 +11,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue, MissingFile
 from datamodules.reading import SUFFIXES, FileContent, is_image_name
 
 Sample = tuple[str, FileContent]
@@ -50,22 +50,19 @@ def find_shards(argument: str, pattern: str) -> list[str]:
     try:
         names = list(braceexpand(pattern))
     except ValueError:
-        raise about(
-            argument, ValueError(f"{argument}: the braces of {pattern!r} do not match")
-        ) from None
+        raise BadValue(argument, f"{argument}: the braces of {pattern!r} do not match") from None
     found: dict[str, None] = {}  # As a set that keeps the order.
     for name in names:
         if is_url(name) or Path(name).is_file():
             found[name] = None
         elif Path(name).is_dir():
-            raise about(
-                argument,
-                ValueError(f"{argument}: {name} is a folder, not shards such as '{name}/*.tar'"),
+            raise BadValue(
+                argument, f"{argument}: {name} is a folder, not shards such as '{name}/*.tar'"
             )
         elif not glob.has_magic(name):
-            raise about(argument, FileNotFoundError(f"{argument}: no such shard {name}"))
+            raise MissingFile(argument, f"{argument}: no such shard {name}")
         elif not (files := sorted(path for path in glob.glob(name) if Path(path).is_file())):
-            raise about(argument, FileNotFoundError(f"{argument}: no shards found by {name}"))
+            raise MissingFile(argument, f"{argument}: no shards found by {name}")
         else:
             found |= dict.fromkeys(files)
     return list(found)

@@ -4,7 +4,7 @@ import glob
 from pathlib import Path
 
 from cyclelight.diffusion.pixels import FitMode
-from cyclelight.errors import about
+from cyclelight.errors import BadValue, MissingFile
 from datamodules.predict_data import PredictData
 from datamodules.reading import Files, OnError, check_loading, is_image_name, list_images
 from datamodules.square_images import SquareImages
@@ -48,10 +48,10 @@ class TranslationImages(PredictData):
         check_loading(batch_size, num_workers, fit_mode, on_error)
         self.files = find_images(source)
         if reference is not None and not Path(reference).is_dir():
-            raise about("reference", FileNotFoundError(f"reference: no such folder {reference}"))
+            raise MissingFile("reference", f"reference: no such folder {reference}")
         self.reference_files = list_images(reference) if reference is not None else []
         if reference is not None and not self.reference_files:
-            raise about("reference", ValueError(f"reference: no images in {reference}"))
+            raise BadValue("reference", f"reference: no images in {reference}")
         self.source, self.reference = source, reference
         self.batch_size, self.num_workers = batch_size, num_workers
         self.fit_mode: FitMode = fit_mode
@@ -109,9 +109,9 @@ def find_images(source: str) -> Files:
             if is_image_name(file) and file.is_file()
         )
     else:
-        raise about("source", FileNotFoundError(f"source: no such file or folder {source}"))
+        raise MissingFile("source", f"source: no such file or folder {source}")
     if not files:
-        raise about("source", ValueError(f"source: no images found by {source}"))
+        raise BadValue("source", f"source: no images found by {source}")
     return files
 
 

@@ -13,7 +13,7 @@ ORDER = """
     errors files
     diffusion: * pixels schedule steps noise denoiser loss
     networks: unet adm autoencoder *
-    domains: * autoencoder model_files autoencoder_folder domain hub folder
+    domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains.adapters: * adm
     chains: * loop latent_code source lockstep encode decode sample invert
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate

@@ -1,6 +1,7 @@
 """The program: one line and an exit code for whatever goes wrong, and the files of a run."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cyclelight.cli import main
 from cyclelight.commands.guard import guarded, one_line
-from cyclelight.errors import at_least
+from cyclelight.errors import BadValue, MissingFile, argument_of, at_least
 
 Run = Callable[..., tuple[int, str]]
 PART = ("--model.part", f"{__name__}.Part")
@@ -339,3 +340,13 @@ def test_a_signal_is_told_whatever_becomes_of_it(capsys: pytest.CaptureFixture[s
 def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)  # What Python makes of `>&-`.
     assert guarded(lambda: 0) == 0
+
+
+@pytest.mark.parametrize("kind", [BadValue, MissingFile])
+def test_an_error_keeps_its_argument_between_processes(kind: type[BadValue]) -> None:
+    """As the processes that decode images hand theirs on."""
+    error = pickle.loads(pickle.dumps(kind("root", "root: no such folder x")))
+    assert type(error) is kind and str(error) == "root: no such folder x"
+    outer = RuntimeError("wrapped")
+    outer.__cause__ = error
+    assert argument_of(outer) == "root" and argument_of(ValueError("root is wrong")) is None

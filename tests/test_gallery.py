@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from cyclelight.callbacks.gallery import Figures, Gallery, draw_gallery
+from cyclelight.callbacks.gallery import FigureSource, Gallery, draw_gallery
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.runs.page import Pair, evenly
@@ -131,7 +131,7 @@ class Redness(Callback):
 
 def test_the_page_has_the_figures_of_other_callbacks(cats: Path, tmp_path: Path) -> None:
     red, late = Redness("red", {"a.png": 0.5, "sub/c.png": 1.0, "gone.png": 2.0}), Redness("x", {})
-    assert isinstance(red, Figures) and not isinstance(Gallery(), Figures)
+    assert isinstance(red, FigureSource) and not isinstance(Gallery(), FigureSource)
     callbacks = (ImageWriter(), Redness("PSNR", {"b.jpg": 20.0}), red, late)
     predict(tmp_path, TranslationImages(str(cats)), Negative(), *callbacks, Gallery())
     assert cards(tmp_path, "data-f0") == ["", "20.0", ""]

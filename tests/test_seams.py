@@ -296,6 +296,7 @@ def test_a_task_may_have_no_sources(here: Path, capsys: pytest.CaptureFixture[st
     }
     page = (out / "gallery.html").read_text()
     assert page.count('<img class="translated"') == 5 and '<img class="source"' not in page
+    assert "Source left" not in page and page.count('style="display: none"') == 2
     assert len((out / "metrics.csv").read_text().splitlines()) == 6
     made = sys.modules["my_task"].MADE
     made.clear()

@@ -29,7 +29,7 @@ INK, PALE = "#1a1a1a", "#6b6b6b"
 
 
 @runtime_checkable
-class Figures(Protocol):
+class FigureSource(Protocol):
     """A callback that measures: the page shows the figures of every one that the trainer has.
 
     Both are asked for on the first process only, in `on_predict_end`, so that what knows its
@@ -49,7 +49,7 @@ class Gallery(Callback):
     When the run is interrupted, they show what was finished. The images are the very PNGs that
     `ImageWriter` wrote, beside the sources as the model saw them; at the bottom are real images if
     the data has a `reference`. The title is the module's `describe()`. The page lets one compare
-    each pair in one frame, and sort by the figures of callbacks that are `Figures`.
+    each pair in one frame, and sort by the figures of callbacks that are a `FigureSource`.
 
     Args:
         max_pairs: pairs in the picture at most; of more images, evenly spread ones are shown.
@@ -105,7 +105,7 @@ class Gallery(Callback):
         finished = {key: entry for key, entry in folder.finished().items() if key in readable}
         if not finished:
             return
-        measures = [c for c in trainer.callbacks if isinstance(c, Figures)]  # type: ignore[attr-defined]
+        measures = [c for c in trainer.callbacks if isinstance(c, FigureSource)]  # type: ignore[attr-defined]
         per_image = [measure.per_image() for measure in measures]
 
         def read(key: str) -> Pair:

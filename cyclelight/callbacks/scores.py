@@ -12,7 +12,7 @@ from cyclelight.callbacks.samples import domain_of
 from cyclelight.chains.sample import sample
 from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.pixels import to_uint8
-from cyclelight.errors import about, at_least
+from cyclelight.errors import BadValue, at_least
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.gather import agree, gather
@@ -189,9 +189,8 @@ class SampleScores(Callback):
             return
         domain = domain_of(pl_module)
         if self.steps > domain.schedule.timesteps:
-            raise about(
-                "steps",
-                ValueError(f"steps must be at most {domain.schedule.timesteps}, got {self.steps}"),
+            raise BadValue(
+                "steps", f"steps must be at most {domain.schedule.timesteps}, got {self.steps}"
             )
         if self.classes is None and domain.name in IMAGENET_CLASSES:
             self.classes = domain.name

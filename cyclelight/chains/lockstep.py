@@ -9,7 +9,7 @@ from cyclelight.chains.source import EncodedStep, scale
 from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
 from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Step
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 LastResidual = Literal["keep", "drop"]
 """Whether the residual of the step to the clean image is decoded, so that equal models give the
@@ -50,7 +50,6 @@ def lockstep(
 def check_last_residual(last_residual: str) -> None:
     """Raises ValueError unless it is one of `LastResidual`."""
     if last_residual not in get_args(LastResidual):
-        raise about(
-            "last_residual",
-            ValueError(f"last_residual must be 'keep' or 'drop', got {last_residual!r}"),
+        raise BadValue(
+            "last_residual", f"last_residual must be 'keep' or 'drop', got {last_residual!r}"
         )

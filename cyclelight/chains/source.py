@@ -15,7 +15,7 @@ from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Eta, Step, add_noise
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 Draw = Literal["chain", "independent", "one"]
 """How the states x_t of a source chain are drawn; each is one of q(x_t | x_0):
@@ -89,7 +89,7 @@ def source_chain(
 def check_eta(argument: str, eta: float) -> None:
     """Raises ValueError, naming the argument, unless eta is in [0, 1]."""
     if not 0 <= eta <= 1:
-        raise about(argument, ValueError(f"{argument} must be in [0, 1], got {eta}"))
+        raise BadValue(argument, f"{argument} must be in [0, 1], got {eta}")
 
 
 def _states(

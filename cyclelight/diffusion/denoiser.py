@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.diffusion.steps import AlphaBar, Step, eps_from_v, eps_from_x_0, x_0_from_eps
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a network was trained to output, in diffusers' words: the noise eps, the velocity
@@ -105,9 +105,8 @@ class NetworkDenoiser(nn.Module):
             alpha_bar_t = self.schedule.alpha_bar(t)
         out, v_range = self.output(x_t, timesteps)
         if self.variance == "learned" and v_range is None:
-            raise about(
-                "variance",
-                ValueError("variance is 'learned', but the network has no variance channels"),
+            raise BadValue(
+                "variance", "variance is 'learned', but the network has no variance channels"
             )
         eps = eps_from_output(out, x_t, alpha_bar_t, self.prediction_type)
         if self.clip_x_0:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclelight.errors import about, at_least
+from cyclelight.errors import BadValue, at_least
 
 CLEAN = -1
 
@@ -55,17 +55,14 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         at_least(1, timesteps=self.timesteps)
         if (self.kind == "given") != (self.given_betas is not None):
-            raise about(
-                "given_betas",
-                ValueError("given_betas goes with kind 'given', and with that kind only"),
+            raise BadValue(
+                "given_betas", "given_betas goes with kind 'given', and with that kind only"
             )
         if self.given_betas is not None and len(self.given_betas) != self.timesteps:
-            raise about(
+            raise BadValue(
                 "given_betas",
-                ValueError(
-                    f"given_betas must hold timesteps = {self.timesteps} values, "
-                    f"got {len(self.given_betas)}"
-                ),
+                f"given_betas must hold timesteps = {self.timesteps} values, "
+                f"got {len(self.given_betas)}",
             )
         if self.kind in ("linear", "scaled_linear") and not (
             0 < self.beta_start <= self.beta_end < 1
@@ -177,7 +174,7 @@ class NoiseSchedule:
 def check_strength(strength: float) -> None:
     """Raises ValueError unless it is in (0, 1]."""
     if not 0 < strength <= 1:
-        raise about("strength", ValueError(f"strength must be in (0, 1], got {strength}"))
+        raise BadValue("strength", f"strength must be in (0, 1], got {strength}")
 
 
 @dataclass(frozen=True)
@@ -206,8 +203,9 @@ class TimeGrid:
         """
         T = schedule.timesteps
         if not 1 <= steps <= T:
-            told = f"steps must be in 1..{T} (the schedule's timesteps), got {steps}"
-            raise about("steps", ValueError(told))
+            raise BadValue(
+                "steps", f"steps must be in 1..{T} (the schedule's timesteps), got {steps}"
+            )
         if T % steps == 0:
             ascending = np.arange(0, T, T // steps)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 
 class Autoencoder:
@@ -84,19 +84,15 @@ def state_shape(
     if autoencoder is None:
         return channels, resolution, resolution
     if channels != autoencoder.channels:
-        raise about(
+        raise BadValue(
             "channels",
-            ValueError(
-                f"channels must be {autoencoder.channels} for this autoencoder, got {channels}"
-            ),
+            f"channels must be {autoencoder.channels} for this autoencoder, got {channels}",
         )
     if resolution % autoencoder.factor:
-        raise about(
+        raise BadValue(
             "resolution",
-            ValueError(
-                f"resolution must be a multiple of {autoencoder.factor} for this autoencoder, "
-                f"got {resolution}"
-            ),
+            f"resolution must be a multiple of {autoencoder.factor} for this autoencoder, "
+            f"got {resolution}",
         )
     side = resolution // autoencoder.factor
     return autoencoder.latent_channels, side, side

@@ -29,9 +29,10 @@ from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, sav
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.hub import display_name, resolve
 from cyclelight.domains.model_files import check_weights, load_model, read_tensors
-from cyclelight.errors import about
+from cyclelight.domains.schedulers import schedule_of
+from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
-from cyclelight.networks import NETWORKS, Network, learns_variance
+from cyclelight.networks import NETWORKS, Network, check_network, learns_variance
 
 MARK = ("a domain folder", "model_index.json")
 """What a domain folder is called, and the file by which it is known."""
@@ -56,18 +57,15 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
     """
     path = resolve(path, FILES, argument)
     if not path.exists():
-        raise about(
+        raise MissingFile(
             argument,
-            FileNotFoundError(
-                f"{argument}: {path} does not exist; give a domain folder, a .ckpt file, or the "
-                "owner/name of a model on the Hugging Face Hub"
-            ),
+            f"{argument}: {path} does not exist; give a domain folder, a .ckpt file, or the "
+            "owner/name of a model on the Hugging Face Hub",
         )
     if path.is_file():
         if path.suffix != ".ckpt":
-            raise about(
-                argument,
-                ValueError(f"{argument}: {path} is neither a domain folder nor a .ckpt file"),
+            raise BadValue(
+                argument, f"{argument}: {path} is neither a domain folder nor a .ckpt file"
             )
         return path
     files = [path / "model_index.json", part(path, "unet") / "config.json"]
@@ -75,9 +73,8 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
         if not file.is_file():
             hint = f"; did you mean {path / 'domain'}?" if (path / "domain").is_dir() else ""
             missing = file.relative_to(path)
-            raise about(
-                argument,
-                ValueError(f"{argument}: {path} is not a domain folder: it has no {missing}{hint}"),
+            raise BadValue(
+                argument, f"{argument}: {path} is not a domain folder: it has no {missing}{hint}"
             )
     return path
 
@@ -114,21 +111,20 @@ def load_domain(
     prediction_type = stored.scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
-    schedule = NoiseSchedule.from_diffusers(stored.scheduler_config)
     with torch.device("meta"):
         unet = _build(stored.network_config)
-    resolution, channels = unet.config.sample_size, unet.config.in_channels
-    if autoencoder is not None and clip_x_0:
-        raise about(
-            "clip_x_0",
-            ValueError(f"clip_x_0 needs pixels: {path} works on latents, which have no range"),
-        )
-    if not isinstance(resolution, int):
-        raise ValueError(f"domain: {path}: sample_size must be one integer, got {resolution}")
     try:
-        learns_variance(unet)
+        schedule = schedule_of(stored.scheduler_config)
+        resolution = check_network(unet)
     except ValueError as error:
         raise ValueError(f"domain: {path}: {error}") from error
+    channels = unet.config.in_channels
+    if autoencoder is not None and clip_x_0:
+        raise BadValue(
+            "clip_x_0", f"clip_x_0 needs pixels: {path} works on latents, which have no range"
+        )
+    if autoencoder is None and channels not in (1, 3):
+        raise ValueError(f"domain: {path}: images have 1 or 3 channels, its network {channels}")
     if autoencoder is not None:
         if channels != autoencoder.latent_channels:
             raise ValueError(

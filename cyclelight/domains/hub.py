@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from cyclelight.errors import about, first_line
+from cyclelight.errors import MissingFile, first_line
 
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"(?P<name>{_PART}/{_PART})(@(?P<revision>[\w./-]+))?")
@@ -49,9 +49,7 @@ def resolve(path: str | Path, files: Sequence[str], argument: str = "domain") ->
     try:
         return _download(*named, tuple(files))
     except FileNotFoundError as error:
-        raise about(
-            argument, FileNotFoundError(f"{argument}: {path} is not a folder here; {error}")
-        ) from error
+        raise MissingFile(argument, f"{argument}: {path} is not a folder here; {error}") from error
 
 
 @cache

@@ -11,7 +11,7 @@ from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
 from cyclelight.domains.domain import Domain, check_pair
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 Role = Literal["source", "target"]
 Domains = Mapping[Role, Domain]
@@ -66,7 +66,7 @@ class Method(ABC):
             domain = domains.get(role)
             if domain is None:
                 name = type(self).__name__
-                raise about(role, ValueError(f"{role}: {name} needs this domain, and got none"))
+                raise BadValue(role, f"{role}: {name} needs this domain, and got none")
             chosen[role] = domain
         members = list(chosen.values())
         for other in members[1:]:

@@ -9,7 +9,7 @@ from cyclelight.chains.lockstep import LastResidual, check_last_residual, lockst
 from cyclelight.chains.source import check_eta, source_chain
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 from cyclelight.methods.base import Domains, GridMethod
 from cyclelight.methods.sdedit import renoised_chain
 
@@ -49,9 +49,7 @@ class CycleDiffusion(GridMethod):
         check_eta("cleanup_eta", self.cleanup_eta)
         check_last_residual(self.last_residual)
         if not 0 <= self.cleanup <= TRAINING_STEPS:
-            raise about(
-                "cleanup", ValueError(f"cleanup must be in 0..{TRAINING_STEPS}, got {self.cleanup}")
-            )
+            raise BadValue("cleanup", f"cleanup must be in 0..{TRAINING_STEPS}, got {self.cleanup}")
 
     @classmethod
     def paper(cls, cleanup: int = 100) -> "CycleDiffusion":

@@ -29,7 +29,7 @@ from cyclelight.domains.folder import (
     network_config,
     save_domain,
 )
-from cyclelight.errors import about, at_least
+from cyclelight.errors import BadValue, at_least
 from cyclelight.modules.training import TrainingModule
 from cyclelight.networks import NetworkSettings, blocks, resize
 from cyclelight.networks.unet import UNetSettings
@@ -114,16 +114,13 @@ class DomainModule(TrainingModule):
     def _start_from(self, path: str, side: int) -> NetworkDenoiser:
         domain = load_domain(check_domain_path(path, "init_from"))
         if self.channels != domain.channels:
-            raise about(
+            raise BadValue(
                 "init_from",
-                ValueError(
-                    f"init_from: {path} has channels {domain.channels}, not {self.channels}"
-                ),
+                f"init_from: {path} has channels {domain.channels}, not {self.channels}",
             )
         if domain.space != (space := state_space(self.autoencoder)):
-            raise about(
-                "init_from",
-                ValueError(f"init_from: {path} works on {domain.space}, not on {space}"),
+            raise BadValue(
+                "init_from", f"init_from: {path} works on {domain.space}, not on {space}"
             )
         denoiser = domain.denoiser
         assert isinstance(denoiser, NetworkDenoiser)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cyclelight.callbacks.ema import EMA
 from cyclelight.diffusion.noise import step_generator
 from cyclelight.diffusion.pixels import to_float
-from cyclelight.errors import about, at_least
+from cyclelight.errors import BadValue, at_least
 from cyclelight.files import check_place
 from cyclelight.runs.sharding import whole
 
@@ -88,10 +88,9 @@ class TrainingModule(LightningModule, ABC):
         super().__init__()
         at_least(0, warmup_steps=warmup_steps)
         if not learning_rate > 0:
-            told = f"learning_rate must be above 0, got {learning_rate}"
-            raise about("learning_rate", ValueError(told))
+            raise BadValue("learning_rate", f"learning_rate must be above 0, got {learning_rate}")
         if not 0 <= ema_decay < 1:
-            raise about("ema_decay", ValueError(f"ema_decay must be in [0, 1), got {ema_decay}"))
+            raise BadValue("ema_decay", f"ema_decay must be in [0, 1), got {ema_decay}")
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
         self.ema_decay, self.flip, self.seed = ema_decay, flip, seed
@@ -186,11 +185,9 @@ class TrainingModule(LightningModule, ABC):
         # It has made the loader, to count, before a checkpoint tells where in an epoch to begin.
         loop._combined_loader = loader
         if last == float("inf"):
-            raise about(
+            raise BadValue(
                 "lr_schedule",
-                ValueError(
-                    "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs"
-                ),
+                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs",
             )
         return last
 

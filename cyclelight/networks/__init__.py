@@ -1,11 +1,11 @@
 """Networks: tensors in, tensors out; each class with the settings that build it."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from diffusers import UNet2DModel
 from torch import nn
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 from cyclelight.networks.adm import ADMSettings, ADMUNet
 from cyclelight.networks.unet import UNetSettings
 
@@ -41,6 +41,31 @@ def learns_variance(network: Network) -> bool:
     return bool(out_channels == 2 * channels)
 
 
+def check_network(network: Network) -> int:
+    """The side of the states that a network works on, if a domain can be made of it.
+
+    Raises:
+        ValueError: it asks for more than a state and its timestep, does not answer with a state, or
+            works on states that are not square.
+    """
+    config: Any = network.config
+    learns_variance(network)
+    embedding = getattr(config, "time_embedding_type", "positional")
+    if embedding == "fourier":
+        raise ValueError(
+            "its network takes noise levels (time_embedding_type fourier), not timesteps"
+        )
+    for name in ("num_class_embeds", "class_embed_type"):
+        if getattr(config, name, None) is not None:
+            raise ValueError(f"its network asks for a class ({name} {getattr(config, name)})")
+    side = config.sample_size
+    if isinstance(side, list | tuple) and len(set(side)) == 1:
+        side = side[0]
+    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+        raise ValueError(f"sample_size must be one positive integer, got {side}")
+    return side
+
+
 def resize(network: Network, resolution: int) -> None:
     """Let a network work at another resolution: its weights, all convolutions, fit any.
 
@@ -53,12 +78,10 @@ def resize(network: Network, resolution: int) -> None:
     adm = isinstance(network, ADMUNet)
     halvings = len(config.channel_mult if adm else config.block_out_channels) - 1
     if resolution % 2**halvings:
-        raise about(
+        raise BadValue(
             "resolution",
-            ValueError(
-                f"resolution must be a multiple of {2**halvings} for {halvings + 1} levels of "
-                f"the network, got {resolution}"
-            ),
+            f"resolution must be a multiple of {2**halvings} for {halvings + 1} levels of "
+            f"the network, got {resolution}",
         )
     network.register_to_config(sample_size=resolution)
     if adm:

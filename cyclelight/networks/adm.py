@@ -16,7 +16,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclelight.errors import about, at_least
+from cyclelight.errors import BadValue, at_least
 
 GROUPS = 32
 """Groups of every group norm; every number of channels is a multiple of it."""
@@ -190,7 +190,7 @@ def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
         value = getattr(config, name)
         if name == "num_head_channels" or config.num_head_channels == -1:
             if value < 1 and (value != -1 or name == "num_heads"):
-                raise about(name, ValueError(f"{name} must be at least 1, got {value}"))
+                raise BadValue(name, f"{name} must be at least 1, got {value}")
             indivisible = sorted(w for w in attended if value > 0 and w % value)
             if indivisible:
                 raise ValueError(f"{name} {value} does not divide the channels {indivisible}")

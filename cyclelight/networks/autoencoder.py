@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from diffusers import AutoencoderKL
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,10 @@ def build_autoencoder(
     """
     levels = len(settings.block_out_channels)
     if resolution % 2 ** (levels - 1):
-        raise about(
+        raise BadValue(
             "resolution",
-            ValueError(
-                f"resolution must be a multiple of {2 ** (levels - 1)} for {levels} levels of "
-                f"block_out_channels, got {resolution}"
-            ),
+            f"resolution must be a multiple of {2 ** (levels - 1)} for {levels} levels of "
+            f"block_out_channels, got {resolution}",
         )
     if any(width % settings.norm_groups for width in settings.block_out_channels):
         raise ValueError(

@@ -5,7 +5,7 @@ from itertools import compress
 
 from diffusers import UNet2DModel
 
-from cyclelight.errors import about
+from cyclelight.errors import BadValue
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,27 @@ class UNetSettings:
         levels = [resolution >> i for i in range(len(self.block_out_channels))]
         _check_resolution(resolution, len(levels))
         if any(width % self.norm_groups for width in self.block_out_channels):
-            raise about(
+            raise BadValue(
                 "block_out_channels",
-                ValueError(
-                    f"block_out_channels must be multiples of norm_groups = {self.norm_groups}, "
-                    f"got {self.block_out_channels}"
-                ),
+                f"block_out_channels must be multiples of norm_groups = {self.norm_groups}, "
+                f"got {self.block_out_channels}",
             )
         unknown = set(self.attention_resolutions) - set(levels)
         if unknown:
-            raise about(
+            raise BadValue(
                 "attention_resolutions",
-                ValueError(
-                    f"attention_resolutions must be among {levels}, got {sorted(unknown)} besides"
-                ),
+                f"attention_resolutions must be among {levels}, got {sorted(unknown)} besides",
             )
         attended = [level in self.attention_resolutions for level in levels]
         # The middle of the network, as wide as the last level, attends always.
         attends = [*attended[:-1], True]
         widths = compress(self.block_out_channels, attends)
         if any(width % self.head_channels for width in widths):
-            told = (
+            raise BadValue(
+                "block_out_channels",
                 f"block_out_channels must be multiples of head_channels = {self.head_channels} at "
-                f"attention_resolutions and in the last place, got {self.block_out_channels}"
+                f"attention_resolutions and in the last place, got {self.block_out_channels}",
             )
-            raise about("block_out_channels", ValueError(told))
         return UNet2DModel(
             sample_size=resolution,
             in_channels=channels,
@@ -86,10 +82,8 @@ class UNetSettings:
 def _check_resolution(resolution: int, levels: int) -> None:
     halvings = levels - 1
     if resolution % 2**halvings:
-        raise about(
+        raise BadValue(
             "resolution",
-            ValueError(
-                f"resolution must be a multiple of {2**halvings} for {levels} levels of "
-                f"block_out_channels, got {resolution}"
-            ),
+            f"resolution must be a multiple of {2**halvings} for {levels} levels of "
+            f"block_out_channels, got {resolution}",
         )

@@ -93,8 +93,10 @@ def write_page(
     at_least(1, max_pairs=max_pairs)
     shown = evenly(keys, max_pairs)
     cards: list[tuple[str, Mapping[str, float]]] = []  # With images as text, which are smaller.
+    alone = False
     for key in shown:
         pair = read(key)
+        alone = pair.source is None
         cards.append((_frame(pair), pair.figures))
     known = known_columns() if columns is None else columns
     present = _present(known, (figures for _, figures in cards))
@@ -103,6 +105,8 @@ def write_page(
         title=_escape(title),
         note=f'<p class="note">{_escape(note)}</p>' if note else "",
         summary=_summary(table),
+        hide=' style="display: none"' if alone else "",
+        legend="" if alone else " Source left, translation right.",
         sorters="".join(_sorter(column) for column in present),
         total=_count(len(shown), len(keys)),
         side=SMALLEST if len(shown) > 4 else LARGEST,

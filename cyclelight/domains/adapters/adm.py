@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.model_files import read_tensors
-from cyclelight.errors import about, at_least, first_line
+from cyclelight.errors import BadValue, at_least, first_line
 from cyclelight.networks.adm import ADMSettings, ADMUNet, AttentionBlock
 
 State = dict[str, Tensor]
@@ -71,9 +71,8 @@ class ADMFlags:
             return NoiseSchedule.linear(1e-4 * scale, 0.02 * scale, self.diffusion_steps)
         if self.noise_schedule == "cosine":
             return NoiseSchedule.cosine(self.diffusion_steps)
-        raise about(
-            "noise_schedule",
-            ValueError(f"noise_schedule must be linear or cosine, got {self.noise_schedule}"),
+        raise BadValue(
+            "noise_schedule", f"noise_schedule must be linear or cosine, got {self.noise_schedule}"
         )
 
 
