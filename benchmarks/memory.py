@@ -28,7 +28,7 @@ import torch.distributed
 from cyclelight.metrics import gather as gather_file
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.gather import gather
-from cyclelight.metrics.protocol import protocol
+from cyclelight.metrics.protocol import protocol_of
 from cyclelight.runs.folder import Entry, RunFolder
 from cyclelight.runs.report import Report
 
@@ -110,7 +110,7 @@ def measure_figures(images: int, processes: int) -> dict[str, float]:
     kept = memory("VmRSS") - begin
     gathered = memory("VmHWM") - begin
     seconds.append(time.perf_counter())
-    report = Report.of(everything, reference, _Judge(), protocol("default"), "dog")  # type: ignore[arg-type]
+    report = Report.of(everything, reference, _Judge(), protocol_of("default"), "dog")  # type: ignore[arg-type]
     seconds.append(time.perf_counter())
     with tempfile.TemporaryDirectory() as folder:
         report.write(Path(folder))

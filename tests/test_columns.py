@@ -15,7 +15,7 @@ from cyclelight.metrics import realism
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.faithfulness import ssim
 from cyclelight.metrics.judge import Judge, PerImage, score
-from cyclelight.metrics.protocol import protocol
+from cyclelight.metrics.protocol import protocol_of
 
 DIM = 6
 
@@ -101,13 +101,13 @@ def test_gathered_figures_are_those_of_one_process(
         "all_gather_object": all_gather_object,
         "gather_object": gather_object,
     }
-    whole = score(keep(some, 20), keep(reference), protocol("default"), "dog")
+    whole = score(keep(some, 20), keep(reference), protocol_of("default"), "dog")
     for name, function in distributed.items():
         monkeypatch.setattr(torch.distributed, name, function)
     monkeypatch.setattr(gather_file, "PIECE", 8)
     everything = gather_file.gather(shards[0])
     assert rounds == expected
-    assert score(everything, keep(reference), protocol("default"), "dog") == whole
+    assert score(everything, keep(reference), protocol_of("default"), "dog") == whole
     per_image = PerImage(everything, "dog")
     assert list(per_image) == sorted(keys) and len(per_image) == 20
     for key in keys:
@@ -133,7 +133,7 @@ def test_lpips_is_left_out_if_a_process_lacks_it(monkeypatch: pytest.MonkeyPatch
 def test_figures_in_blocks_are_those_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realism, "BLOCK", 7 * DIM)
     some, reference = images(50), images(50, seed=1)  # Its KID takes sets of one size for granted.
-    figures = {s.figure: s for s in score(keep(some), keep(reference), protocol("default"))}
+    figures = {s.figure: s for s in score(keep(some), keep(reference), protocol_of("default"))}
 
     def rows(of: dict[str, dict[str, Tensor]], name: str) -> Tensor:
         return torch.stack([of[key][name] for key in sorted(of)]).double()

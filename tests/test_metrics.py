@@ -29,7 +29,8 @@ from cyclelight.metrics.features import (
     clean_resize,
     feature_network,
 )
-from cyclelight.metrics.protocol import PROTOCOLS, protocol
+from cyclelight.metrics.judge import Judge
+from cyclelight.metrics.protocol import PROTOCOLS, protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES, class_rate, fid, kid
 
 FACES = Path(__file__).parents[2] / "shared" / "data" / "animal_faces64" / "val"
@@ -141,6 +142,25 @@ def test_lpips_is_that_of_torchmetrics(offline: Path) -> None:
     assert_close(lpips(images[:1], sources[:1]), values[:1], rtol=1e-5, atol=0)
     with pytest.raises(ValueError, match="at least 31 x 31 pixels for lpips"):
         lpips(images[:, :30], sources[:, :30])
+
+
+@pytest.mark.parametrize(
+    ("side", "measured", "notes"),
+    [
+        (10, ["PSNR", "L2"], ["SSIM: .* 11 pixels or more", "LPIPS: .* 31 pixels or more"]),
+        (11, ["PSNR", "L2", "SSIM"], ["LPIPS: .* 31 pixels or more"]),
+        (31, ["PSNR", "L2", "SSIM"], [r"LPIPS: LPIPS needs the weights of alexnet: download \S+"]),
+    ],
+)
+def test_a_figure_that_is_missing_is_told(
+    offline: Path, side: int, measured: list[str], notes: list[str]
+) -> None:
+    judge = Judge(None, resolution=side)
+    assert list(judge(random_images(2, side, side), random_images(2, side, side))) == measured
+    assert len(judge.notes) == len(notes)
+    for note, pattern in zip(judge.notes, notes, strict=True):
+        assert re.match(f"no {pattern}", note)
+    assert Judge(None, resolution=side, sources=False).notes == []
 
 
 # Realism
@@ -487,12 +507,12 @@ def test_wrong_networks(name: str, message: str) -> None:
 def test_protocols_say_what_they_are() -> None:
     assert set(PROTOCOLS) == {"default", "cyclediffusion", "egsde"}
     for name in PROTOCOLS:
-        assert protocol(name).name == name and protocol(name).network in FEATURE_NETWORKS
-    assert protocol("cyclediffusion").describe() == (
+        assert protocol_of(name).name == name and protocol_of(name).network in FEATURE_NETWORKS
+    assert protocol_of("cyclediffusion").describe() == (
         "cyclediffusion: features of clean-fid, resized to 299 (Pillow bicubic, antialiased, "
         "unrounded); KID x 100 over 100 subsets of min(n, 1000); reference: AFHQ v2 test, "
         "512 to 256 by Pillow bilinear"
     )
-    assert "KID x 100 over whole sets, unbiased" in protocol("default").describe()
+    assert "KID x 100 over whole sets, unbiased" in protocol_of("default").describe()
     with pytest.raises(ValueError, match="protocol must be one of default, cyclediffusion, egsde"):
-        protocol("fid")
+        protocol_of("fid")

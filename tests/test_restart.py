@@ -17,12 +17,11 @@ import ranks
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
+from tiny import TINY, R, make_run, predict_words
 
 from cyclelight.cli import main
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.folder import save_domain
-from cyclelight.networks.unet import UNetSettings
 from cyclelight.runs.folder import RunFolder, sole_use
 from cyclelight.runs.plan import Plan
 from datamodules import TranslationImages, translation_images
@@ -31,8 +30,6 @@ from datamodules.order import Batches, ShareSampler, batch_loader
 # Lightning 2.6 with torch 2.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
-R = 16
-TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
 NETWORK = """
 import torch
 
@@ -56,17 +53,8 @@ def one_thread() -> Iterator[None]:
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two domains, 7 sources and 5 reference images, and a feature network of one's own."""
     root = tmp_path_factory.mktemp("restart")
-    for seed, name in enumerate(("cat", "dog")):
-        torch.manual_seed(seed)
-        unet = TINY.build(resolution=R, channels=3)
-        save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
-    generator = np.random.default_rng(0)
-    for folder, count in (("sources", 7), ("real", 5)):
-        (root / folder / "sub").mkdir(parents=True)
-        for index in range(count):
-            pixels = generator.integers(0, 256, (R, R, 3), dtype=np.uint8)
-            name = f"sub/{index}.png" if index % 3 == 2 else f"{index}.png"
-            Image.fromarray(pixels).save(root / folder / name)
+    names = [f"sub/{index}.png" if index % 3 == 2 else f"{index}.png" for index in range(7)]
+    make_run(root, {"sources": names, "real": names[:5]})
     (root / "own_network.py").write_text(NETWORK)
     return root
 
@@ -77,21 +65,8 @@ def own_network(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(here: Path, output: Path, *more: object) -> list[str]:
-    given = {
-        "model.source": here / "cat",
-        "model.target": here / "dog",
-        "model.method.steps": 4,
-        "data.source": here / "sources",
-        "data.reference": here / "real",
-        "data.num_workers": 0,
-        "data.batch_size": 2,
-        "scores.network": "own_network:Pixels",
-        "output": output,
-        "trainer.accelerator": "cpu",
-        "trainer.enable_progress_bar": "false",
-    }
-    pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return ["predict", *pairs, *map(str, more)]
+    own = ("--scores.network", "own_network:Pixels", "--data.batch_size", 2)
+    return predict_words(here, output, *own, *more)
 
 
 class Kill(Callback):

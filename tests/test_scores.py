@@ -14,21 +14,17 @@ import ranks
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from tiny import R, make_run, predict_words
 
 from cyclelight.cli import main
-from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.folder import save_domain
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import FIGURES, ImageFigure
 from cyclelight.metrics.judge import score
-from cyclelight.metrics.protocol import protocol
-from cyclelight.networks.unet import UNetSettings
+from cyclelight.metrics.protocol import protocol_of
 
 # Lightning 2.6 with torch 2.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
-R = 16
-TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
 NETWORK = """
 import torch
 
@@ -43,16 +39,8 @@ class Corners(torch.nn.Module):
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two domains, 7 sources and 9 reference images, and a feature network of one's own."""
     root = tmp_path_factory.mktemp("scores")
-    for seed, name in enumerate(("cat", "dog")):
-        torch.manual_seed(seed)
-        unet = TINY.build(resolution=R, channels=3)
-        save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
-    generator = np.random.default_rng(0)
-    for folder, count in (("sources", 7), ("real", 9)):
-        (root / folder).mkdir()
-        for index in range(count):
-            pixels = generator.integers(0, 256, (R, R, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / folder / f"{index}.png")
+    names = [f"{index}.png" for index in range(9)]
+    make_run(root, {"sources": names[:7], "real": names})
     (root / "my_networks.py").write_text(NETWORK)
     sys.path.insert(0, str(root))
     yield root
@@ -60,20 +48,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def options(here: Path, output: Path, *more: object) -> list[str]:
-    given = {
-        "model.source": here / "cat",
-        "model.target": here / "dog",
-        "model.method.steps": 4,
-        "data.source": here / "sources",
-        "data.reference": here / "real",
-        "data.num_workers": 0,
-        "scores.network": "my_networks:Corners",
-        "output": output,
-        "trainer.accelerator": "cpu",
-        "trainer.enable_progress_bar": "false",
-    }
-    pairs = [(f"--{name}", str(value)) for name, value in given.items()]
-    return ["predict", *(word for pair in pairs for word in pair), *map(str, more)]
+    return predict_words(here, output, "--scores.network", "my_networks:Corners", *more)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +121,9 @@ def test_a_new_figure_is_one_entry(
     def mae(images: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
         return (images.double() - sources.double()).abs().mean((1, 2, 3))
 
-    figure = ImageFigure("MAE", lambda: mae, "levels", unit="of 255", higher_is_better=False)
+    figure = ImageFigure(
+        "MAE", lambda: mae, "levels", unit="of 255", higher_is_better=False, better="much the same"
+    )
     monkeypatch.setitem(FIGURES, "MAE", figure)
 
     assert main(options(here, tmp_path)) == 0
@@ -161,6 +138,7 @@ def test_a_new_figure_is_one_entry(
     assert "MAE (of 255)" in capsys.readouterr().out
     page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert 'data-sort="MAE" data-first="lowest"' in page and page.count("<dt>MAE") == 7
+    assert page.count('title="lower is much the same"') == 8  # Its button, and at each image.
 
 
 @pytest.mark.parametrize(
@@ -272,12 +250,13 @@ def test_classes_are_counted(here: Path) -> None:
         return kept
 
     images, reference = judged(151, 268, 281, 0), judged(160, 160, 160, 160)
-    rate, *_ = score(images, reference, protocol("default"), "dog")
+    rate, *_ = score(images, reference, protocol_of("default"), "dog")
     assert (rate.figure, rate.value, rate.floor, rate.ceiling) == ("dog rate", 0.5, 1.0, 0.0)
     assert rate.standard_error == 0.25
     # Without a reference, or with one image, there is nothing to compare sets of.
-    assert [s.figure for s in score(images, Columns(), protocol("default"), "dog")] == ["dog rate"]
-    assert [s.figure for s in score(judged(1), reference, protocol("default"))] == []
+    alone = score(images, Columns(), protocol_of("default"), "dog")
+    assert [s.figure for s in alone] == ["dog rate"]
+    assert score(judged(1), reference, protocol_of("default")) == []
 
 
 def test_a_missing_network_stops_the_run_before_it_starts(

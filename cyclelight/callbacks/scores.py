@@ -17,7 +17,7 @@ from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.gather import agree, gather
 from cyclelight.metrics.judge import Judge, PerImage
-from cyclelight.metrics.protocol import protocol as protocol_of
+from cyclelight.metrics.protocol import protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.plan import plan_of

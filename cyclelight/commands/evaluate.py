@@ -14,7 +14,7 @@ from cyclelight.errors import first_line
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.judge import Judge
-from cyclelight.metrics.protocol import protocol as protocol_of
+from cyclelight.metrics.protocol import protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import output_names
 from cyclelight.runs.report import Report

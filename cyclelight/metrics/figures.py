@@ -28,6 +28,7 @@ class ImageFigure:
         unit: of the value.
         higher_is_better: the direction.
         least_side: images below this side in pixels have no such figure.
+        better: what an image is like whose value is better, in words.
     """
 
     name: str
@@ -36,6 +37,12 @@ class ImageFigure:
     unit: str = ""
     higher_is_better: bool = True
     least_side: int = 1
+    better: str = "closer to the source"
+
+    @property
+    def hint(self) -> str:
+        """What its direction means, such as `higher is closer to the source`."""
+        return f"{'higher' if self.higher_is_better else 'lower'} is {self.better}"
 
     def over(self, sets: "Sets") -> "Score | None":
         """The figure over all images; None if they have none."""

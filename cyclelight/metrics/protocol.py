@@ -53,7 +53,7 @@ PROTOCOLS = {
 }
 
 
-def protocol(name: str, network: str | None = None) -> MetricProtocol:
+def protocol_of(name: str, network: str | None = None) -> MetricProtocol:
     """The protocol of this name, with another network if one is given.
 
     - `default`: a network that works offline, KID over the whole sets.

@@ -55,8 +55,7 @@ class Column:
 def known_columns() -> list[Column]:
     """What is known of the figures of single images, those first of which more is better."""
     found = sorted(image_figures().values(), key=lambda figure: not figure.higher_is_better)
-    words = {True: "higher is closer to the source", False: "lower is closer to the source"}
-    return [Column(f.name, f.unit, words[f.higher_is_better], f.higher_is_better) for f in found]
+    return [Column(f.name, f.unit, f.hint, f.higher_is_better) for f in found]
 
 
 def write_page(
