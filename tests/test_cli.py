@@ -367,3 +367,20 @@ def test_an_error_keeps_its_argument_between_processes(kind: type[BadValue]) -> 
     outer = RuntimeError("wrapped")
     outer.__cause__ = error
     assert argument_of(outer) == "root" and argument_of(ValueError("root is wrong")) is None
+
+
+@pytest.mark.parametrize(("given", "kept"), [("1", 1), ("3", 3), ("1.0", 1.0), ("0.5", 0.5)])
+@pytest.mark.parametrize("where", ["words", "recipe"])
+def test_one_batch_is_not_all_of_them(
+    given: str, kept: float, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")]
+    words = [f"--trainer.{name}={given}" for name in names]
+    (tmp_path / "limits.yaml").write_text(
+        f"trainer: {{{', '.join(f'{n}: {given}' for n in names)}}}"
+    )
+    words = words if where == "words" else [f"--config={tmp_path}/limits.yaml"]
+    assert main(["fit", *words, f"--output={tmp_path}", "--data.root=x", "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert [trainer[name] for name in names] == [kept] * 4
+    assert {type(trainer[name]) for name in names} == {type(kept)}

@@ -39,6 +39,15 @@ their options. Every option of Lightning's Trainer is there as --trainer.NAME
 --print_config shows all options with their values as a configuration file."""
 
 
+# Lightning's annotations come out as float | int, in this order, by which 1, one batch, is read as
+# 1.0, all of them.
+Trainer.__init__.__annotations__ |= {
+    name: int | float | None
+    for name in Trainer.__init__.__annotations__
+    if name.startswith("limit_")
+}
+
+
 class SaveConfig(SaveConfigCallback):
     """Write the settings in effect into the output folder, ready to be passed to `--config`."""
 
