@@ -15,7 +15,7 @@ ORDER = """
     networks: unet adm autoencoder *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains.adapters: * adm
-    chains: * loop latent_code source lockstep encode decode sample invert
+    chains: * loop latent_code source lockstep encode decode sample invert engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     metrics: * columns features faithfulness realism protocol figures judge gather
     runs: * folder plan task checkpoints report page sharding
@@ -23,8 +23,8 @@ ORDER = """
     datamodules: domain_data domain_images shards afhq predict_data translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder translation
-    commands: * guard processes parsing lightning_cli same_run fit validate test predict
-    commands: evaluate inspect import_ push
+    commands: * guard processes parsing trainer_settings lightning_cli same_run
+    commands: fit validate test predict evaluate inspect import_ push
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

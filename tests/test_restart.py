@@ -205,7 +205,14 @@ def test_a_run_killed_beside_a_write_goes_on(
     before = files(tmp_path / "out")
     shutil.copy(sources / "4.png", sources / "3.png")
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        carry_out = getattr(RunFolder, moment)
+
+        def kill(folder: RunFolder, key: str, *rest: object) -> object:
+            if key == "3.png":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return carry_out(folder, key, *rest)
+
+        patched.setattr(RunFolder, moment, kill)
         assert apart(args) == -signal.SIGKILL
     after = files(tmp_path / "out")
     assert sum(after[name] != before[name] for name in before if "images/" in name) == written
@@ -327,14 +334,14 @@ def test_the_configuration_is_written_whole(
 def test_the_same_under_other_names_goes_on(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(options(here, tmp_path)) == 0
+    assert main(options(here, tmp_path, "--trainer.precision", "32-true")) == 0
     monkeypatch.chdir(here)
     same = ("--data.source", "sources/", "--model.source", "cat", "--trainer.precision", 32)
     assert main(options(here, tmp_path, *same)) == 0
     shutil.copytree(here / "sources", tmp_path / "other" / "sources")
     monkeypatch.chdir(tmp_path / "other")
-    assert main(options(here, tmp_path, *same[:2])) == 2
-    assert main(options(here, tmp_path)) == 0
+    assert main(options(here, tmp_path, *same[:2], *same[-2:])) == 2
+    assert main(options(here, tmp_path, *same[-2:])) == 0
 
 
 def test_other_settings_are_refused_by_name(

@@ -1,6 +1,8 @@
 """Figures of a run: how real and how faithful its images are."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cyclelight.callbacks.samples import domain_of
+from cyclelight.chains.engine import Engine
 from cyclelight.chains.sample import sample
 from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.pixels import to_uint8
@@ -209,6 +212,9 @@ class SampleScores(Callback):
         keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
         folder = RunFolder(self.folder, keys) if self.folder is not None else None
         samples, domain, seed = Columns(), domain_of(pl_module), self.seed
+        # A copy, since the module's own network is left as it is.
+        domain = replace(domain, denoiser=deepcopy(domain.denoiser))
+        Engine().speed_up(domain, str(trainer.precision))
         for group in share(groups_of(len(keys), self.batch_size), trainer, "samples"):
             batch = keys[group.start : group.stop]
             drawn = sample(

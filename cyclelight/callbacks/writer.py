@@ -1,6 +1,8 @@
 """Images that a run makes to files."""
 
 from collections.abc import Mapping, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +16,7 @@ from datamodules.predict_data import PredictData, predict_data
 
 
 class ImageWriter(Planner):
-    """Writes each image of a `Task` to the run folder as soon as it is made.
+    """Writes each image of a `Task` to the run folder, while the next batch is being made.
 
     The folder is the trainer's `default_root_dir`. With several processes each writes its own
     images. What an earlier run has finished in the same folder is not made again.
@@ -25,6 +27,8 @@ class ImageWriter(Planner):
 
     def __init__(self, overwrite: bool = False) -> None:
         self.overwrite = overwrite
+        self._threads = ThreadPoolExecutor(thread_name_prefix="writer")
+        self._writing: list[Future[None]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Here rather than later, so that a bad output folder stops the run before models load."""
@@ -74,17 +78,34 @@ class ImageWriter(Planner):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the images of a batch."""
+        """Begin to write the images of a batch, when those of the last one are written."""
         assert isinstance(outputs, Tensor) and len(outputs) == len(batch["key"])
+        self._finish()
         seed = task_of(pl_module).seed
         fields = {name: values for name, values in batch.items() if name != "image"}
         for index, image in enumerate(outputs.cpu()):
             entry = {name: values[index] for name, values in fields.items()}
-            self._folder.write_image(entry["key"], image)
-            # After the image, so that what the manifest lists is there.
-            self._folder.add_to_manifest(
-                entry.pop("key"), entry.pop("path"), entry.pop("digest"), seed, entry
-            )
+            self._writing.append(self._threads.submit(self._write, image, entry, seed))
+
+    def _write(self, image: Tensor, entry: dict[str, Any], seed: int) -> None:
+        self._folder.write_image(entry["key"], image)
+        # After the image, so that what the manifest lists is there.
+        self._folder.add_to_manifest(
+            entry.pop("key"), entry.pop("path"), entry.pop("digest"), seed, entry
+        )
+
+    def _finish(self) -> None:
+        """Wait until all is written; what failed in writing is raised."""
+        writing, self._writing = self._writing, []
+        for image in writing:
+            image.result()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """What was made is kept."""
+        with suppress(Exception):  # The first reason is the one to tell.
+            self._finish()
 
     @property
     def _folder(self) -> RunFolder:
@@ -93,6 +114,8 @@ class ImageWriter(Planner):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the manifest, when all processes have written their last image."""
+        self._finish()
+        self._threads.shutdown()  # Before others start processes, who would inherit them.
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self._folder.close_manifest()

@@ -4,14 +4,15 @@ The chain itself needs no network, and it runs in the direction in which decoder
 that nothing has to be stored between the two.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
+from cyclelight.diffusion.denoiser import Denoiser, Prediction, mean_and_sigma
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Eta, Step, add_noise
@@ -65,6 +66,7 @@ def source_chain(
     eta: Eta,
     noise: Noise,
     draw: Draw = "chain",
+    parallel: int = 0,
 ) -> Iterator[EncodedStep]:
     """The steps of a source chain, from the grid's start down to the clean image x_0, exactly.
 
@@ -76,14 +78,41 @@ def source_chain(
         noise: called for ("start", grid.start) and ("posterior", t) at every t but the last; or for
             ("independent", t) at every t; or for ("one", grid.start).
         draw: how the states are drawn.
+        parallel: how many states a call of the network may take: as the chain needs no network, the
+            means of several timesteps are taken in one call. 0 for one timestep a call, whose
+            results equal those of another model on the same states to the last bit.
     """
     states = _states(source, x_0, grid, eta, noise, draw)
+    together = max(1, parallel // max(1, len(x_0)))
     x_t = next(states)
-    for (t, s), x_s in zip(grid.pairs, states, strict=True):
-        step = Step.between(source.schedule, t, s, eta)
-        mean, sigma = mean_and_sigma(step, x_t, source(x_t, t))
-        yield EncodedStep(t, s, x_t, x_s, mean, sigma, eta)
-        x_t = x_s
+    all_pairs = list(grid.pairs)
+    for start in range(0, len(grid), together):
+        pairs = all_pairs[start : start + together]
+        chunk = [x_t, *islice(states, len(pairs))]
+        steps = [Step.between(source.schedule, t, s, eta) for t, s in pairs]
+        for (t, s), step, x_t, x_s, prediction in zip(
+            pairs, steps, chunk, chunk[1:], _predictions(source, chunk, pairs), strict=False
+        ):
+            mean, sigma = mean_and_sigma(step, x_t, prediction)
+            yield EncodedStep(t, s, x_t, x_s, mean, sigma, eta)
+        x_t = chunk[-1]
+
+
+def _predictions(
+    source: Denoiser, states: Sequence[Tensor], pairs: Sequence[tuple[int, int]]
+) -> list[Prediction]:
+    """Of the states at the timesteps that the pairs leave, in one call."""
+    if len(pairs) == 1:
+        return [source(states[0], pairs[0][0])]
+    batch = len(states[0])
+    x = torch.cat(list(states[: len(pairs)]))
+    t = torch.tensor([t for t, _ in pairs], device=x.device).repeat_interleave(batch)
+    prediction = source(x, t)
+    eps, ranges = prediction.eps, prediction.v_range
+    return [
+        Prediction(eps[i : i + batch], None if ranges is None else ranges[i : i + batch])
+        for i in range(0, len(x), batch)
+    ]
 
 
 def check_eta(argument: str, eta: float) -> None:

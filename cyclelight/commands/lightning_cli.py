@@ -6,7 +6,6 @@ would let a checkpoint's hyper-parameters override the command line.
 """
 
 import logging
-import re
 import warnings
 from argparse import ArgumentError
 from contextlib import suppress
@@ -22,12 +21,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from cyclelight.commands.guard import UsageError, one_line
 from cyclelight.commands.parsing import explain, option_of
 from cyclelight.commands.processes import die_with_parent, keep_signals
+from cyclelight.commands.trainer_settings import check_strategy, choose_precision
 from cyclelight.errors import argument_of
 from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
 from cyclelight.runs.checkpoints import damage
 from cyclelight.runs.report import Report
-from cyclelight.runs.sharding import FSDP2, PRECISIONS, Sharded
 from datamodules.domain_images import DomainImages
 
 log = logging.getLogger(__name__)
@@ -71,6 +70,8 @@ class StageCLI(LightningCLI):
     checkpoint_words: ClassVar[tuple[str | None, ...]] = (None,)
     config_name: ClassVar[str] = "config.yaml"
     save_config: ClassVar[type[SaveConfig]] = SaveConfig
+    makes_images: ClassVar[bool] = False
+    """Whether networks are run to make images: then the precision is chosen by the hardware."""
 
     def __init__(self, args: list[str]) -> None:
         self.args = list(args)
@@ -154,6 +155,8 @@ class StageCLI(LightningCLI):
         if self.config.output == "":
             raise UsageError("--output: the name of the folder is empty")
         check_strategy(self.config.trainer, shards=self.shards)
+        if self.makes_images:
+            choose_precision(self.config.trainer)
         path = self.config.get("ckpt_path")
         if path in self.checkpoint_words:
             return
@@ -191,29 +194,6 @@ class StageCLI(LightningCLI):
             return reason
         told = reason.removeprefix(argument)
         return f"--{option}{told if told != reason else f': {reason}'}"
-
-
-def check_strategy(trainer: Any, *, shards: bool) -> None:
-    """UsageError for strategies under which this stage, or any, would give something wrong.
-
-    Args:
-        trainer: the settings of the trainer.
-        shards: whether the stage can run sharded.
-    """
-    strategy = trainer.strategy
-    name = strategy if isinstance(strategy, str) else strategy.class_path
-    if name not in (FSDP2, f"{Sharded.__module__}.{Sharded.__qualname__}"):
-        if re.search("fsdp|deepspeed|model_?parallel", name.lower()):
-            # They would save the average, and the domain, in shards or not at all.
-            right = f"{FSDP2}, which shards too, or ddp" if shards else "ddp"
-            raise UsageError(f"--trainer.strategy: {name} is not supported; take {right}")
-    elif not shards:
-        raise UsageError(f"--trainer.strategy: {name} is for fit alone; take ddp")
-    elif trainer.precision not in PRECISIONS:
-        raise UsageError(
-            f"--trainer.precision: {trainer.precision} does not go with --trainer.strategy {name}; "
-            f"take 32-true or bf16-mixed"
-        )
 
 
 def take_class(args: list[str], key: str, base: type) -> Any:

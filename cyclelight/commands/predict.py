@@ -34,6 +34,7 @@ class Predict(StageCLI):
     output_required = True
     takes_checkpoint = False
     save_config = SaveRun
+    makes_images = True
     scores: TaskScores
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

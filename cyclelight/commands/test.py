@@ -16,6 +16,7 @@ class Test(StageCLI):
     name = "test"
     summary = "Sample a domain, score the samples against its validation images, and its loss."
     config_name = "config_test.yaml"
+    makes_images = True
     scores: SampleScores
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

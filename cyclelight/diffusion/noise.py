@@ -7,7 +7,9 @@ the streams apart, so that switching one on does not change another.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -56,13 +58,22 @@ class KeyedNoise:
         if len(self.keys) != len(like):
             raise ValueError(f"one key per image: got {len(self.keys)} keys, {len(like)} images")
         # Drawn in float32 whatever the dtype, so that a float64 run sees the same noise.
-        draws = [
-            torch.randn(
-                like.shape[1:], generator=keyed_generator(self.seed, key, purpose, timestep)
-            )
-            for key in self.keys
-        ]
-        return torch.stack(draws).to(device=like.device, dtype=like.dtype)
+        draws = torch.empty(like.shape, pin_memory=like.is_cuda)
+
+        def draw(index: int) -> None:
+            generator = keyed_generator(self.seed, self.keys[index], purpose, timestep)
+            torch.randn(draws.shape[1:], generator=generator, out=draws[index])
+
+        # A GPU works on what it was told before: meanwhile threads draw, and nobody waits.
+        draw_all = _threads().map if like.is_cuda else map
+        for _ in draw_all(draw, range(len(draws))):
+            pass
+        return draws.to(device=like.device, dtype=like.dtype, non_blocking=True)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="noise")
 
 
 def noise_for(

@@ -11,7 +11,7 @@ from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
 from cyclelight.domains.domain import Domain, check_pair
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, at_least
 
 Role = Literal["source", "target"]
 Domains = Mapping[Role, Domain]
@@ -112,3 +112,8 @@ class GridMethod(Method):
 
     def length(self, schedule: NoiseSchedule) -> int:
         return len(self.grid(schedule))
+
+
+def check_parallel(parallel: int) -> None:
+    """Raises ValueError unless it is how many states a call may take, or 0 for one timestep."""
+    at_least(0, parallel=parallel)

@@ -9,7 +9,7 @@ from cyclelight.chains.lockstep import lockstep
 from cyclelight.chains.source import source_chain
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
-from cyclelight.methods.base import Domains, Method
+from cyclelight.methods.base import Domains, Method, check_parallel
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class DDCM(Method):
         steps: number of timesteps of the whole grid, 1 .. T. On closed-form domains more of them
             bring the result nearer to the image, not to the target.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
+        parallel: how many states one call of the source's network may take; see `CycleDiffusion`.
 
     Raises:
         ValueError: a setting is out of range.
@@ -31,8 +32,10 @@ class DDCM(Method):
 
     steps: int = 15
     strength: float = 0.85
+    parallel: int = 0
 
     def __post_init__(self) -> None:
+        check_parallel(self.parallel)
         check_strength(self.strength)
 
     def grid(self, schedule: NoiseSchedule) -> TimeGrid:
@@ -46,5 +49,13 @@ class DDCM(Method):
         """The states of the target chain."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid = self.grid(source.schedule)
-        chain = source_chain(source, x_0, grid=grid, eta="maximum", noise=noise, draw="independent")
+        chain = source_chain(
+            source,
+            x_0,
+            grid=grid,
+            eta="maximum",
+            noise=noise,
+            draw="independent",
+            parallel=self.parallel,
+        )
         return lockstep(target, chain)

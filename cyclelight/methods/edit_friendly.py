@@ -8,7 +8,7 @@ from torch import Tensor
 from cyclelight.chains.lockstep import lockstep
 from cyclelight.chains.source import source_chain
 from cyclelight.diffusion.noise import Noise
-from cyclelight.methods.base import Domains, GridMethod
+from cyclelight.methods.base import Domains, GridMethod, check_parallel
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,29 @@ class EditFriendly(GridMethod):
         steps: number of timesteps of the whole grid, 1 .. T.
         eta: 0 .. 1; the paper has 1.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
+        parallel: how many states one call of the source's network may take; see `CycleDiffusion`.
 
     Raises:
         ValueError: a setting is out of range.
     """
 
+    parallel: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_parallel(self.parallel)
+
     def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states of the target chain."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid = self.grid(source.schedule)
-        chain = source_chain(source, x_0, grid=grid, eta=self.eta, noise=noise, draw="independent")
+        chain = source_chain(
+            source,
+            x_0,
+            grid=grid,
+            eta=self.eta,
+            noise=noise,
+            draw="independent",
+            parallel=self.parallel,
+        )
         return lockstep(target, chain)

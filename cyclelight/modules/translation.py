@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cyclelight.chains.engine import Engine
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
 from cyclelight.methods.base import Domains, Method, Role
@@ -24,6 +25,7 @@ class TranslationModule(Task):
             the source's.
         method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
+        engine: how the networks are called.
 
     Raises:
         ValueError: a setting is out of range, or the domains cannot be paired.
@@ -36,9 +38,10 @@ class TranslationModule(Task):
         target: str | None = None,
         method: Method = CycleDiffusion(),  # noqa: B008 (frozen)
         seed: int = 0,
+        engine: Engine = Engine(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
-        self.method, self.seed = method, seed
+        self.method, self.seed, self.engine = method, seed, engine
         paths: dict[Role, str | None] = {"source": source, "target": target}
         self._paths = {role: path for role, path in paths.items() if path and role in method.needs}
         for role, path in self._paths.items():
@@ -67,8 +70,10 @@ class TranslationModule(Task):
         return self.method.gradients
 
     def setup(self, stage: str) -> None:
-        """Load all networks."""
+        """Load all networks, to be run in the trainer's precision."""
         self.domains = self._load("cpu")
+        for domain in self.domains.values():
+            self.engine.speed_up(domain, str(self.trainer.precision))
         networks: dict[str, Any] = {role: d.denoiser for role, d in self.domains.items()}
         networks |= self.method.networks()
         # As sub-modules, Lightning moves them to its device.

@@ -1,0 +1,177 @@
+"""However the networks are run, the images are the same ones, to a stated difference."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY, R, make_run, predict_words
+from torch import Tensor
+from torch.testing import assert_close
+
+import cyclelight
+from cyclelight.chains.engine import Engine, Runner
+from cyclelight.cli import main
+from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.diffusion.pixels import to_uint8
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.domain import Domain
+from cyclelight.methods.base import Method
+from cyclelight.methods.cyclediffusion import CycleDiffusion
+from cyclelight.methods.ddcm import DDCM
+from cyclelight.methods.edit_friendly import EditFriendly
+from cyclelight.networks.unet import UNetSettings
+
+LEARNED = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8, learned_variance=True)
+
+
+def domain(seed: int, settings: UNetSettings = TINY, variance: str = "fixed") -> Domain:
+    """An untrained one that predicts velocities, whose rounding errors the chain does not grow."""
+    torch.manual_seed(seed)
+    network = settings.build(resolution=R, channels=3).eval().requires_grad_(False)
+    return Domain(
+        NetworkDenoiser(
+            network,
+            NoiseSchedule(),
+            prediction_type="v_prediction",
+            variance=variance,  # type: ignore[arg-type]
+        ),
+        R,
+    )
+
+
+def images(count: int) -> Tensor:
+    return torch.rand((count, 3, R, R), generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("parallel", [4, 6, 1000])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (CycleDiffusion, {"steps": 8, "cleanup": 0}),
+        (CycleDiffusion, {"steps": 8, "eta": 0.3, "last_residual": "drop"}),
+        (EditFriendly, {"steps": 8}),
+        (DDCM, {"steps": 8}),
+    ],
+)
+def test_timesteps_together_give_what_they_give_alone(
+    kind: type[Method], settings: dict[str, object], parallel: int
+) -> None:
+    """In chunks of 2, of 3, which do not divide the 7 timesteps, and in one."""
+    source, target, x = domain(0), domain(1), images(2)
+    alone = cyclelight.translate(source, target, x, method=kind(**settings))
+    together = cyclelight.translate(source, target, x, method=kind(**settings, parallel=parallel))
+    assert_close(together, alone, rtol=0, atol=1e-4)
+    assert (together - x).abs().max() > 0.1
+
+
+def test_timesteps_together_with_learned_variances() -> None:
+    source, target = (domain(seed, LEARNED, "learned") for seed in (0, 1))
+    x, settings = images(2), {"steps": 8, "eta": 1.0, "cleanup": 0}
+    alone = cyclelight.translate(source, target, x, method=CycleDiffusion(**settings))
+    together = cyclelight.translate(
+        source, target, x, method=CycleDiffusion(**settings, parallel=6)
+    )
+    assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+def test_timesteps_together_take_few_calls() -> None:
+    source, target, sizes = domain(0), domain(1), list[int]()
+    source.denoiser.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    method = CycleDiffusion(steps=8, strength=1.0, cleanup=0, parallel=7)
+    cyclelight.translate(source, target, images(2), method=method)
+    assert sizes == [6, 6, 4]
+
+
+def test_networks_in_half_precision_leave_the_states_in_full() -> None:
+    x, settings = images(4), {"steps": 10, "cleanup": 0}
+    exact = cyclelight.translate(domain(0), domain(1), x, **settings)
+    source, target = (Engine().speed_up(domain(seed), "bf16-mixed") for seed in (0, 1))
+    dtypes = set[torch.dtype]()
+    y = cyclelight.translate(
+        source, target, x, **settings, on_step=lambda state: dtypes.add(state.dtype)
+    )
+    assert dtypes == {torch.float32} == {y.dtype}
+    weights = target.denoiser.network.parameters()  # type: ignore[attr-defined]
+    assert {p.dtype for p in weights} == {torch.bfloat16}
+    levels = to_uint8(y).int() - to_uint8(exact).int()
+    assert 0 < levels.abs().max() <= 6
+
+
+def test_channels_last_changes_rounding_alone() -> None:
+    x, settings = images(3), {"steps": 10}
+    exact = cyclelight.translate(domain(0), domain(1), x, **settings)
+    source, target = (Engine().speed_up(domain(seed)) for seed in (0, 1))
+    runner = source.denoiser.network  # type: ignore[attr-defined]
+    assert isinstance(runner, Runner)
+    kernels = [p for p in runner.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert_close(cyclelight.translate(source, target, x, **settings), exact, rtol=0, atol=1e-4)
+
+
+def test_equal_networks_still_give_the_image_back() -> None:
+    x = images(3)
+    source, target = (Engine().speed_up(domain(0), "bf16-mixed") for _ in range(2))
+    assert torch.equal(cyclelight.translate(source, target, x, steps=10, cleanup=0), x)
+
+
+def test_a_formula_has_no_network_to_speed_up() -> None:
+    plain = domain(0)
+    bare = Domain(lambda x_t, t: plain.denoiser(x_t, t), R)  # type: ignore[arg-type]
+    assert Engine().speed_up(bare, "bf16-mixed") is bare
+
+
+@pytest.mark.parametrize("command", ["predict --data.source", "test --data.root"])
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [
+        ("bf16-true", "puts the states in half precision too"),
+        ("16-true", "puts the states in half precision too"),
+        ("64", "is not supported here"),
+    ],
+)
+def test_states_are_kept_from_half_precision(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    precision: str,
+    reason: str,
+) -> None:
+    options = ("--output", str(tmp_path / "out"), "--trainer.precision", precision)
+    assert main([*command.split(), str(tmp_path), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --trainer.precision: {precision} {reason}")
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_precision_that_was_chosen_is_kept_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, {"sources": ["a.png"], "real": ["b.png", "c.png"]})
+    words = predict_words(tmp_path, tmp_path / "out")
+    machine = "cyclelight.commands.trainer_settings.best_precision"
+    monkeypatch.setattr(machine, lambda device: "32-true")
+    assert main(words) == 0
+    assert "precision: 32-true" in (tmp_path / "out" / "config.yaml").read_text()
+    monkeypatch.setattr(machine, lambda device: "bf16-mixed")
+    assert main(words) == 2
+    assert main([*words, "--trainer.precision", "32-true"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Of what torch.compile imports.
+def test_a_compiled_network_fills_smaller_batches_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(3)
+    exact = cyclelight.translate(domain(0), domain(1), x, steps=4)
+    source, target = (Engine(compile=True).speed_up(domain(seed)) for seed in (0, 1))
+    runner, sizes = target.denoiser.network, set[int]()  # type: ignore[attr-defined]
+    call = runner._call
+
+    def count(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        sizes.add(len(x_t))
+        return call(x_t, timesteps)
+
+    monkeypatch.setattr(runner, "_call", count)
+    assert_close(cyclelight.translate(source, target, x, steps=4), exact, rtol=0, atol=1e-4)
+    first = cyclelight.translate(source, target, x[:2], steps=4)
+    assert_close(first, exact[:2], rtol=0, atol=1e-4)
+    assert sizes == {3}
