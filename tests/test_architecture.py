@@ -18,13 +18,13 @@ ORDER = """
     chains: * loop latent_code source lockstep encode decode sample invert engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     metrics: * columns features faithfulness realism protocol figures judge gather
-    runs: * folder plan task checkpoints report page sharding
+    runs: * folder plan task checkpoints report page sharding timing
     datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images shards afhq predict_data translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder translation
     commands: * guard processes parsing trainer_settings lightning_cli same_run
-    commands: fit validate test predict evaluate inspect import_ push
+    commands: fit validate test predict evaluate benchmark inspect import_ push
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))
