@@ -109,7 +109,7 @@ class Faults:
         keys = list(RunFolder(output).manifest())
         whole = 0
         for path in (RunFolder(output, keys).image_path(key) for key in keys):
-            with suppress(OSError), Image.open(path) as image:
+            with suppress(OSError), Image.open(path, formats=("PNG",)) as image:
                 image.load()
                 whole += 1
         self.rows[-1] = (*self.rows[-1][:4], f"{whole} of {len(keys)} images", self.rows[-1][4])

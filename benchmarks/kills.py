@@ -142,7 +142,7 @@ def images_of(folder: Path) -> str:
     done = RunFolder(folder).manifest()
     written = list((folder / "images").rglob("*.png"))
     for path in written:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             image.load()
     return f"{len(done)} images listed, {len(written)} written, all whole"
 

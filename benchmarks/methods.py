@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 import cyclelight
 from cyclelight.diffusion.pixels import to_float, to_uint8
 from cyclelight.methods.base import Method
-from datamodules.reading import list_images, read_square
+from datamodules.listing import list_images
+from datamodules.reading import read_square
 
 ROOT = Path(__file__).parents[1]
 METHODS: list[Method] = [

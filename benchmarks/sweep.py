@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 from cyclelight.cli import main as lightning
 from cyclelight.files import write_text
 from cyclelight.runs.page import evenly
-from datamodules.reading import list_images
+from datamodules.listing import list_images
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("steps", "eta", "strength", "cleanup")

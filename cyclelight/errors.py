@@ -52,3 +52,24 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or what it is if it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def printable(text: object, most: int | None = None) -> str:
+    """`text` with what would act on a terminal, or cannot be encoded, as Python would write it.
+
+    Names of files and of domains are anyone's, and may hold control characters, directions of
+    writing and lone surrogates.
+
+    Args:
+        text: its `str` is taken; line breaks stay.
+        most: characters; of a longer text, beginning and end.
+    """
+    told = str(text)
+    if most is not None and len(told) > most:
+        head = (most - 3) // 2
+        told = f"{told[:head]}...{told[len(told) - (most - 3 - head) :]}"
+    if told.isprintable():
+        return told
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in told
+    )

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from cyclelight.errors import BadValue, MissingFile, one_of
 from datamodules.domain_images import DomainImages
 from datamodules.fetching import DamagedArchive, download, open_zip, sha256, unpack
-from datamodules.reading import is_image_name
+from datamodules.listing import is_image_name
 
 Version = Literal["v1", "v2"]
 Animal = Literal["cat", "dog", "wild"]

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from cyclelight.errors import BadValue, MissingFile
 from datamodules.domain_data import DomainData
 from datamodules.items import Item
+from datamodules.listing import Files, list_images
 from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
-from datamodules.reading import Files, list_images
 from datamodules.square_images import SquareImages
 
 

@@ -1,27 +1,41 @@
-"""Image files of any kind to RGB, and folders of them to a dataset."""
+"""Image files of any kind to RGB."""
 
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE as BITS_PER_SAMPLE,
+)
+from PIL.TiffImagePlugin import (
+    COMPRESSION,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+)
 from torch import Tensor
 
 from cyclelight.diffusion.pixels import FitMode, fit_square
 from cyclelight.errors import at_least, one_of
+from datamodules.colours import to_srgb
 
 OnError = Literal["raise", "skip"]
-Files = list[tuple[str, Path]]
-"""(key, path) of each image."""
-
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
-)
+Image.init()
+# Not whatever Pillow knows: for EPS it runs Ghostscript, by any file's name.
+FORMATS = [
+    *("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "QOI", "JPEG2000"),
+    *(("AVIF",) if "AVIF" in Image.OPEN else ()),
+]
+"""What is read, by Pillow's names (an MPO is a JPEG to it); see `datamodules.listing.SUFFIXES`."""
+SCALES = {"1": 255, "L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey samples of few bits by."""
+SIGNED = 2  # A TIFF's sample format.
 SKIP_HINT = "on_error: skip leaves such files out"
 
 
@@ -36,44 +50,30 @@ class FileContent:
         return self.name
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether the name has a known suffix, in any case, and is not hidden."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def list_images(root: str | Path) -> Files:
-    """The image files below `root` as (key, path), sorted by key.
-
-    The key is the POSIX path relative to `root`, suffix included. Known suffixes in any case;
-    hidden files and folders are left out.
-
-    Raises:
-        FileNotFoundError: `root` is not a folder.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder of images: {root}")
-    relative = (path.relative_to(root) for path in root.rglob("*") if is_image_name(path))
-    keys = (path for path in relative if not any(part.startswith(".") for part in path.parts))
-    return sorted((key.as_posix(), root / key) for key in keys if (root / key).is_file())
+def open_image(path: str | Path | FileContent) -> Image.Image:
+    """Pillow's image of a file, or of the content of one, in one of `FORMATS`; not yet decoded."""
+    source = io.BytesIO(path.content) if isinstance(path, FileContent) else path
+    return Image.open(source, formats=FORMATS)
 
 
 def read_image(path: str | Path | FileContent) -> Image.Image:
-    """Any image file, or the content of one => RGB, 8-bit, upright.
+    """Any image file, or the content of one => RGB, 8-bit, upright, in sRGB.
 
-    EXIF rotation is applied; transparency is laid on white; grey, palette and CMYK become RGB;
-    16-bit values are scaled by 1/257 and float values from [0, 1]. The first frame of several.
+    EXIF rotation is applied, and colours are converted, see `to_srgb`; transparency is laid on
+    white; grey, palette and CMYK become RGB; 12-bit and 16-bit values are scaled from their whole
+    range (16-bit colour by its upper eight bits, as Pillow reads it), float values from [0, 1].
+    The first frame of several.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be decoded, or its values have no known range.
     """
     try:
-        with Image.open(
-            io.BytesIO(path.content) if isinstance(path, FileContent) else path
-        ) as image:
+        with open_image(path) as image:
+            storage = Storage.of(image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            return _on_white(to_srgb(_eight_bits(upright, storage)))
     except (FileNotFoundError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -83,29 +83,112 @@ def read_image(path: str | Path | FileContent) -> Image.Image:
         raise ValueError(f"cannot read image {path}: {reason}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(
-                f"integers from {levels.min()} to {levels.max()}, known are 8-bit and 16-bit images"
-            )
-        return _grey((levels + 128) // 257)  # To the nearest; Pillow would clip at 255.
+@dataclass(frozen=True)
+class Storage:
+    """How a file holds its samples, which Pillow's image does not tell.
+
+    Args:
+        bits: of a TIFF's sample; 16 of others.
+        white_is_zero: whether a TIFF is a negative (PhotometricInterpretation 0).
+        signed: whether a TIFF's integers are signed.
+        raw: Pillow's name of the samples, such as `L;4`.
+    """
+
+    bits: int
+    white_is_zero: bool
+    signed: bool
+    raw: str
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "Storage":
+        """Of an image that is open and not yet decoded.
+
+        Raises:
+            ValueError: Pillow would decode it wrongly.
+        """
+        tile = getattr(image, "tile", None)
+        args = tile[0][3] if tile else ""
+        raw = args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) else ""
+        tags: Any = getattr(image, "tag_v2", {})
+        bits = max(tags.get(BITS_PER_SAMPLE, (16,)))
+        planar = tags.get(PLANAR_CONFIGURATION, 1) == 2 and len(image.getbands()) > 1
+        if planar and bits > 8 and tags.get(COMPRESSION, 1) == 1:
+            raise ValueError(f"{bits} bits in separate planes; save it with interleaved colours")
+        return cls(
+            bits,
+            white_is_zero=tags.get(PHOTOMETRIC_INTERPRETATION) == 0,
+            signed=SIGNED in tags.get(SAMPLEFORMAT, ()),
+            raw=raw,
+        )
+
+
+def _eight_bits(image: Image.Image, storage: Storage) -> Image.Image:
+    """An image of any mode => L, LA, RGB, RGBA or CMYK; with alpha where something is clear."""
+    if storage.signed or (storage.bits == 32 and image.mode == "I"):
+        raise ValueError(
+            f"{'signed ' * storage.signed}{storage.bits}-bit integers, which say nothing of their "
+            f"range; save it in 8 or 16 bits"
+        )
     if image.mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):  # So that NaN fails too.
-            raise ValueError(
-                f"floats from {values.min():g} to {values.max():g}, they must lie in [0, 1]"
-            )
-        return _grey(np.rint(values * 255))
+        return _from_floats(image, storage)
+    if image.mode.startswith("I"):
+        return _from_integers(image, storage)
+    if image.mode in ("RGB", "L", "1") and "transparency" in image.info:
+        return _with_clear_colour(image, storage)
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        return image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
+    if image.mode in ("L", "CMYK"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+def _from_integers(image: Image.Image, storage: Storage) -> Image.Image:
+    levels = np.asarray(image).astype(np.int64)
+    white = 4095 if storage.raw == "I;12" else 65535
+    if levels.min() < 0 or levels.max() > white:
+        raise ValueError(f"integers from {levels.min()} to {levels.max()}, not of 0..{white}")
+    if storage.white_is_zero:
+        levels = white - levels
+    # To the nearest; Pillow would clip at 255.
+    grey = _grey((levels * 510 + white) // (2 * white), image)
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _from_floats(image: Image.Image, storage: Storage) -> Image.Image:
+    values = np.asarray(image)
+    if not (values.min() >= 0 and values.max() <= 1):  # So that NaN fails too.
+        raise ValueError(
+            f"floats from {values.min():g} to {values.max():g}, they must lie in [0, 1]"
+        )
+    return _grey(np.rint((1 - values if storage.white_is_zero else values) * 255), image)
+
+
+def _grey(levels: npt.NDArray[np.generic], like: Image.Image) -> Image.Image:
+    """(H, W), 0..255, with what the file of `like` says of its colours."""
+    grey = Image.fromarray(levels.astype(np.uint8))
+    grey.info = {name: value for name, value in like.info.items() if name != "transparency"}
+    return grey
+
+
+def _with_clear_colour(image: Image.Image, storage: Storage) -> Image.Image:
+    """One colour of it is clear; Pillow compares it as stored with what it has made of that."""
+    clear = image.info["transparency"]
+    if storage.raw in SCALES:
+        image = image.convert("L")
+        image.info["transparency"] = clear * SCALES[storage.raw]
+    elif storage.raw.startswith("RGB;16"):
+        raise ValueError("16-bit colours of which one is clear; save it with an alpha channel")
+    return image.convert("RGBA")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in ("LA", "RGBA"):
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def read_square(path: str | Path | FileContent, resolution: int, mode: FitMode) -> Tensor:

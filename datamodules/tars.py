@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
 from cyclelight.errors import BadValue, MissingFile
-from datamodules.reading import SUFFIXES, FileContent, is_image_name
+from datamodules.listing import SUFFIXES, is_image_name
+from datamodules.reading import FileContent
 
 Sample = tuple[str, FileContent]
 """(key, content) of an image: the key is its name in the shard."""

@@ -1,12 +1,12 @@
 """The images to translate: a file, a folder or a pattern."""
 
-import glob
 from pathlib import Path
 
 from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import BadValue, MissingFile
+from datamodules.listing import Files, find_images, list_images
 from datamodules.predict_data import PredictData
-from datamodules.reading import Files, OnError, check_loading, is_image_name, list_images
+from datamodules.reading import OnError, check_loading
 from datamodules.square_images import SquareImages
 
 
@@ -86,37 +86,3 @@ class TranslationImages(PredictData):
 
     def _squares(self, files: Files, resolution: int) -> SquareImages:
         return SquareImages(files, resolution, self.fit_mode, self.on_error, keep=False)
-
-
-def find_images(source: str) -> Files:
-    """(key, path) of the images that a file, folder or pattern means, sorted by key.
-
-    Raises:
-        FileNotFoundError: `source` is none of the three.
-        ValueError: no images there.
-    """
-    path = Path(source)
-    if path.is_file():  # Before the pattern: a real name may hold brackets.
-        return [(path.name, path)]
-    if path.is_dir():
-        files = list_images(path)
-    elif glob.has_magic(source):
-        found = {Path(name) for name in glob.glob(source, recursive=True)}
-        root = _fixed_part(path)
-        files = sorted(
-            (file.relative_to(root).as_posix(), file)
-            for file in found
-            if is_image_name(file) and file.is_file()
-        )
-    else:
-        raise MissingFile("source", f"source: no such file or folder {source}")
-    if not files:
-        raise BadValue("source", f"source: no images found by {source}")
-    return files
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folders of `pattern` before the first one with a wildcard."""
-    while glob.has_magic(str(pattern)):
-        pattern = pattern.parent
-    return pattern

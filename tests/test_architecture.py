@@ -19,6 +19,7 @@ ORDER = """
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     metrics: * columns features faithfulness realism protocol figures judge gather
     runs: * folder plan task checkpoints report page sharding timing
+    datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images shards afhq predict_data translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
@@ -79,5 +80,8 @@ def test_file(path: Path) -> None:
         if isinstance(node, ast.Name) and node.id == "print":
             commands = here.startswith(("cyclelight.commands", "cyclelight.cli"))
             assert commands, "results are returned or logged, not printed"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
+            limited = [keyword.arg for keyword in node.keywords] == ["formats"]
+            assert limited, "Pillow runs Ghostscript for what calls itself EPS: name the formats"
         if isinstance(node, ast.Constant) and node.value == 127.5:
             assert here.endswith(".pixels"), "only pixels.py knows the range of 8-bit images"

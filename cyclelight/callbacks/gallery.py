@@ -262,5 +262,5 @@ def _image(pixels: Tensor) -> Image.Image:
 
 
 def _read(folder: RunFolder, entry: Entry) -> Image.Image:
-    with Image.open(folder.root / entry["output"]) as image:
+    with Image.open(folder.root / entry["output"], formats=("PNG",)) as image:
         return image.convert("RGB")

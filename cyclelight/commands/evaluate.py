@@ -5,12 +5,11 @@ from pathlib import Path, PurePosixPath
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from PIL import Image
 from tqdm import tqdm
 
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.pixels import FitMode
-from cyclelight.errors import first_line
+from cyclelight.errors import first_line, printable
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.judge import Judge
@@ -18,10 +17,10 @@ from cyclelight.metrics.protocol import protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import output_names
 from cyclelight.runs.report import Report
+from datamodules.listing import Files, find_images, list_images
 from datamodules.order import groups_of
-from datamodules.reading import Files, list_images
+from datamodules.reading import open_image
 from datamodules.square_images import SquareImages
-from datamodules.translation_images import find_images
 
 
 def _parser() -> ArgumentParser:
@@ -79,7 +78,7 @@ def evaluate(args: list[str]) -> int:
         real = SquareImages(files, resolution, mode, hint="")
         reference = _look(judge, real, None, options, "reference")
     report = Report.of(images, reference, judge, protocol, options.classes)
-    print(report)  # First, lest a folder that cannot be written to lose it.
+    print(printable(report))  # First, lest a folder that cannot be written to lose it.
     if options.output is not None:
         report.write(Path(options.output))
     return 0
@@ -144,7 +143,7 @@ def common_side(paths: list[Path]) -> int:
     sizes = []
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 sizes.append(image.size)
         except OSError as error:
             raise ValueError(f"--translated: cannot read image {path}: {error}") from error

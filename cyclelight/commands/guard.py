@@ -1,14 +1,18 @@
 """Whatever ends a command early becomes one line on stderr and an exit code."""
 
+import logging
 import os
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
+
+from cyclelight.errors import printable
 
 DEBUG = "CYCLELIGHT_DEBUG"
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -21,6 +25,13 @@ LOADER_DIED = (
     "a process that decodes images (data.num_workers) has died, perhaps for want of memory or of "
     "room in /dev/shm"
 )
+
+
+class OneLine(logging.Formatter):
+    """Messages alone, in which names do nothing to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class UsageError(ValueError):
@@ -40,6 +51,7 @@ def guarded(run: Callable[[], int]) -> int:
         ending.append(SystemExit(143))
         raise ending[0]
 
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
         before = {s: signal.getsignal(s) for s in HANDLED}
@@ -58,7 +70,7 @@ def guarded(run: Callable[[], int]) -> int:
         if message:
             if code != 2 and sys.stderr.isatty():
                 print(file=sys.stderr)  # a progress bar may hold the line
-            print(message, file=sys.stderr)
+            print(printable(message), file=sys.stderr)
         return code
     finally:
         if in_main_thread:

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from cyclelight.commands.guard import UsageError, one_line
 from cyclelight.commands.parsing import make_parser, usage
+from cyclelight.errors import printable
 
 HEAD = ("", "domain", "disk", "weights", "schedule", "pixels", "data", "licence")
 WIDTHS = (None, None, None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
@@ -55,7 +56,8 @@ def inspect(args: list[str]) -> int:
     paths = {path.resolve(): path for folder in folders for path in find_domains(Path(folder))}
     looked = [look(path) for path in paths.values()]
     groups = group([one for one in looked if one.domain is not None])
-    print("\n\n".join(filter(None, (table(looked, groups), pairs(groups)))))
+    told = filter(None, (table(looked, groups), pairs(groups)))
+    print(printable("\n\n".join(told)))
     return int(any(one.reason for one in looked))
 
 

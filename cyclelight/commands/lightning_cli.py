@@ -18,11 +18,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from cyclelight.commands.guard import UsageError, one_line
+from cyclelight.commands.guard import OneLine, UsageError, one_line
 from cyclelight.commands.parsing import explain, option_of
 from cyclelight.commands.processes import die_with_parent, keep_signals
 from cyclelight.commands.trainer_settings import check_strategy, choose_precision
-from cyclelight.errors import argument_of
+from cyclelight.errors import argument_of, printable
 from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
 from cyclelight.runs.checkpoints import damage
@@ -238,8 +238,9 @@ def build(stage: type[S], args: list[str]) -> S:
 
 def _quieten() -> None:
     """Our own messages only: Lightning's are tips about other products and what was detected."""
-    logging.basicConfig(format="%(message)s")
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    told = logging.StreamHandler()
+    told.setFormatter(OneLine())
+    logging.basicConfig(handlers=[told])
     logging.getLogger("cyclelight").setLevel(logging.INFO)
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -261,4 +262,4 @@ def _quieten() -> None:
 def show(report: Report | None) -> None:
     """The table of figures, on the first process."""
     if report is not None and report.scores:
-        print(report)
+        print(printable(report))

@@ -163,7 +163,7 @@ class RunFolder:
         """
         path = self.image_path(key)
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 pixels = torch.from_numpy(np.array(image.convert("RGB")))
         except OSError as error:
             raise ValueError(f"cannot read {path}, delete it and run again: {error}") from error
