@@ -197,6 +197,7 @@ def test_predict_translates_between_latent_domains(tmp_path: Path, autoencoder: 
     options = [word for k, v in settings.items() for word in (f"--model.method.{k}", str(v))]
     options += ["--model.source", folders[0], "--model.target", folders[1]]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    options += ["--trainer.precision", "32-true"]
     output = str(tmp_path / "out")
     assert main(["predict", *options, "--data.source", CATS, "--output", output]) == 0
     written = sorted((tmp_path / "out" / "images").rglob("*.png"))

@@ -37,6 +37,19 @@ def step_generator(seed: int, step: int, batch: int, rank: int) -> torch.Generat
     return generator
 
 
+def gaussian_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, I) with shape, dtype and device of x, for training.
+
+    A GPU draws its own numbers, since a step would take it no longer than a CPU these; they follow
+    from `generator`, which is a CPU's, too, but are others than a CPU's.
+    """
+    if x.device.type == "cpu":
+        return torch.randn(x.shape, generator=generator).to(x)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    own = torch.Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=own, device=x.device).to(x)
+
+
 @dataclass(frozen=True)
 class KeyedNoise:
     """Noise from a seed and one key per image.

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric
 
 from cyclelight.callbacks.samples import log_images
 from cyclelight.diffusion.loss import finite
+from cyclelight.diffusion.noise import gaussian_like
 from cyclelight.diffusion.pixels import to_float, to_uint8
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import MARK, autoencoder_state, rebuild, save_autoencoder
@@ -79,7 +80,7 @@ class AutoencoderModule(TrainingModule):
         """The loss of a batch."""
         x, generator = self.training_images(batch, batch_idx)
         posterior = self.network.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        noise = gaussian_like(posterior.mean, generator)
         x_hat = self.network.decode(posterior.mean + posterior.std * noise).sample
         l1 = (x - x_hat).abs().mean()
         kl = posterior.kl().mean()  # summed over an image's latents

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from cyclelight.callbacks.samples import SampleGrid
 from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.diffusion.loss import Weighting, denoising_loss, finite
-from cyclelight.diffusion.noise import keyed_generator
+from cyclelight.diffusion.noise import gaussian_like, keyed_generator
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import state_shape, state_space
@@ -168,7 +168,7 @@ class DomainModule(TrainingModule):
             x_0 = self.domain.to_states(x_0)
         T = self.denoiser.schedule.timesteps
         timesteps = torch.randint(T, (len(x_0),), generator=generator).to(x_0.device)
-        noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+        noise = gaussian_like(x_0, generator)
         loss = finite(self.loss(x_0, timesteps, noise).mean(), self.global_step)
         self.log("train/loss", loss, prog_bar=True)
         return loss
