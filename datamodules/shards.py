@@ -1,6 +1,7 @@
 """The images of one domain in shards (tar files), streamed, for data too large for a folder."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from cyclelight.errors import BadValue, at_least
 from datamodules.domain_data import DomainData
-from datamodules.loading import make_loader
+from datamodules.loading import make_loader, useful_workers
 from datamodules.order import Batch, BatchOrder
 from datamodules.square_images import SquareImages
 from datamodules.streaming import ShardBatches, ShardOrder
@@ -135,10 +136,12 @@ class ShardImages(DomainData):
             self.batch_size,
             processes,
             rank,
-            max(1, workers),
+            1,
             self.shuffle_buffer,
             self.seed,
         )
+        workers = useful_workers(workers, shard_order.batches)
+        shard_order = replace(shard_order, streams=max(1, workers))  # One for each of them.
         batches = ShardBatches(shard_order, self.resolution, self.fit_mode, self.on_error)
         order = BatchOrder(batches)
         if self.trainer:

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -14,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from cyclelight.callbacks.gallery import FigureSource, Gallery, draw_gallery
+from cyclelight.callbacks import gallery
+from cyclelight.callbacks.gallery import FigureSource, Gallery, _fit, _font, draw_gallery
 from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.runs.page import Pair, evenly
@@ -238,3 +240,30 @@ def test_evenly() -> None:
     assert evenly([1, 2, 3], 5) == [1, 2, 3]
     assert evenly(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert evenly([], 5) == []
+
+
+def test_names_of_any_length_are_fitted_at_once() -> None:
+    font, began = _font(13), time.process_time()
+    for text in ("W" * 20_000, "i" * 20_000, "e\u0301" * 10_000, "\u202e\x1b[31m" * 4_000):
+        shown = _fit(text, font, 256)
+        assert shown.startswith("...") and font.getlength(shown) <= 256
+        assert font.getlength("." + shown) > 240  # As much as there is room for.
+        assert shown.isprintable()
+    assert time.process_time() - began < 5  # It took a minute each.
+    draw_gallery([pair(64, "a" * 20_000)] * 2, "word " * 20_000, "note", ())
+    for short, width in (("short", 256), ("any", 2)):
+        assert _fit(short, font, width) == (short if width > 2 else "")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("no room")])
+def test_a_gallery_that_fails_fails_no_run(
+    cats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*given: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gallery, "write_page", fail)
+    told = f"no gallery of this run, whose images are all there: .*{error.args[-1]}"
+    with pytest.warns(UserWarning, match=told):
+        predict(tmp_path / "run", TranslationImages(str(cats)), Negative())
+    assert len(list((tmp_path / "run" / "images").rglob("*.png"))) == 3

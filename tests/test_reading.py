@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from cyclelight.diffusion.pixels import digest
 from datamodules import square_images
 from datamodules.items import Items
 from datamodules.listing import list_images
-from datamodules.loading import make_loader
+from datamodules.loading import make_loader, useful_workers
 from datamodules.order import batch_loader
 from datamodules.reading import OnError, read_image, read_square
 from datamodules.square_images import SquareImages
@@ -317,3 +317,22 @@ def test_a_process_that_cannot_hand_images_on_is_not_waited_for() -> None:
     )
     with pytest.raises(RuntimeError, match="exited unexpectedly"):
         next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "started"), [(5000, 6, 2), (3, 6, 2), (1, 6, 1), (0, 6, 0)]
+)
+def test_no_more_processes_than_batches(asked: int, images: int, started: int) -> None:
+    data = TensorDataset(torch.zeros(images))
+    assert make_loader(data, asked, in_memory=False, batch_size=3).num_workers == started
+    halves = torch.utils.data.BatchSampler(range(images), images // 2, drop_last=False)
+    loader = make_loader(data, asked, in_memory=False, batch_size=None, sampler=halves)
+    assert loader.num_workers == started
+    assert make_loader(data, asked, in_memory=True, batch_size=3).num_workers == 0
+
+
+def test_no_more_processes_than_help() -> None:
+    most = max(64, 4 * (os.cpu_count() or 1))
+    with pytest.warns(UserWarning, match=f"num_workers 5000 are more than help here: {most}"):
+        assert useful_workers(5000, 10**6) == most
+    assert useful_workers(64, 10**6) == 64

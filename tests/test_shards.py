@@ -200,6 +200,14 @@ def test_what_is_passed_over_is_not_decoded(make: Make, monkeypatch: pytest.Monk
     assert len(keys(loader)) == 4 == len(decoded)
 
 
+def test_no_more_workers_than_batches(make: Make) -> None:
+    data = make(num_workers=5000, batch_size=7)
+    loader = data.train_dataloader()
+    assert len(loader) == loader.num_workers == 2  # Of 14 images.
+    found = keys(loader)
+    assert len(set(found)) == 14
+
+
 def test_processes_share_the_images(make: Make) -> None:
     data = make()
     seen = []

@@ -1,5 +1,6 @@
 """What a run looks like, as a picture and as a page: sources beside their translations."""
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import PurePosixPath
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from cyclelight.errors import at_least
+from cyclelight.errors import at_least, first_line, printable
 from cyclelight.files import atomic
 from cyclelight.runs.folder import Entry, RunFolder
 from cyclelight.runs.page import Pair, evenly, write_page
@@ -25,6 +26,7 @@ SMALLEST, LARGEST = 128, 256  # The side in which images are shown, in pixels.
 MARGIN, GAP, SEAM = 28, 24, 4  # Around all, between pairs, within a pair.
 NARROWEST = 640  # Room for the title.
 TITLE, TEXT, SMALL = 20, 15, 13  # Sizes of letters.
+LONGEST_TITLE = 600  # In letters.
 INK, PALE = "#1a1a1a", "#6b6b6b"
 
 
@@ -46,7 +48,8 @@ class FigureSource(Protocol):
 class Gallery(Callback):
     """Writes `gallery.png` and `gallery.html` to the run folder at the end of `predict`.
 
-    When the run is interrupted, they show what was finished. The images are the very PNGs that
+    When the run is interrupted, they show what was finished; that they cannot be written is a
+    warning. The images are the very PNGs that
     `ImageWriter` wrote, beside the sources as the model saw them; at the bottom are real images if
     the data has a `reference`. The title is the module's `describe()`. The page lets one compare
     each pair in one frame, and sort by the figures of callbacks that are a `FigureSource`.
@@ -84,19 +87,22 @@ class Gallery(Callback):
         # No meeting here: the scores of a million images take the first process longer than the
         # others can wait.
         if trainer.is_global_zero:
-            self._write(trainer, pl_module, interrupted=False)
+            self._try(trainer, pl_module, interrupted=False)
         self._plan = None  # Errors of a later stage are not this run's.
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Show what was finished before an error or Ctrl-C."""
-        if self._plan is None or not trainer.is_global_zero:
-            return
+        if self._plan is not None and trainer.is_global_zero:
+            self._try(trainer, pl_module, interrupted=True)
+
+    def _try(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
         try:
-            self._write(trainer, pl_module, interrupted=True)
-        except Exception as error:  # It must not hide what went wrong first.
-            rank_zero_warn(f"no gallery of the interrupted run: {error}")
+            self._write(trainer, pl_module, interrupted=interrupted)
+        except Exception as error:  # The images are there, and what went wrong first is worse.
+            run = "the interrupted run" if interrupted else "this run, whose images are all there"
+            rank_zero_warn(f"no gallery of {run}: {first_line(error)}")
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
         assert self._plan is not None
@@ -156,7 +162,7 @@ def draw_gallery(
 
 
 def _head(title: str, note: str, width: int) -> Image.Image:
-    lines = _wrap(title, _font(TITLE), width - 2 * MARGIN)
+    lines = _wrap(printable(title, LONGEST_TITLE), _font(TITLE), width - 2 * MARGIN)
     line_height = TITLE + 8
     block = _blank(width, MARGIN + len(lines) * line_height + TEXT + 12)
     draw = ImageDraw.Draw(block)
@@ -247,10 +253,13 @@ def _wrap(text: str, font: Font, width: int) -> list[str]:
 
 def _fit(text: str, font: Font, width: int) -> str:
     """`text` in `width` pixels: of a longer one its end, since names differ there."""
-    cut = text
-    while cut and font.getlength(cut if cut is text else f"...{cut}") > width:
-        cut = cut[1:]
-    return cut if cut is text else f"...{cut}"
+    text = printable(text)
+    if len(text) <= width and font.getlength(text) <= width:
+        return text
+    # Of so many letters at most, so that what is measured is short, however long the text.
+    tails = range(min(width, len(text)), -1, -1)
+    cut = bisect(tails, False, key=lambda n: font.getlength(f"...{text[len(text) - n :]}") <= width)
+    return f"...{text[len(text) - tails[cut] :]}" if cut < len(tails) else ""
 
 
 def _short(key: str) -> str:

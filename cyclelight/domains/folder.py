@@ -30,7 +30,7 @@ from cyclelight.domains.domain import Domain
 from cyclelight.domains.hub import display_name, resolve
 from cyclelight.domains.model_files import check_weights, load_model, read_tensors
 from cyclelight.domains.schedulers import schedule_of
-from cyclelight.errors import BadValue, MissingFile
+from cyclelight.errors import BadValue, MissingFile, printable
 from cyclelight.files import read_json, whole_folder
 from cyclelight.networks import NETWORKS, Network, check_network, learns_variance
 
@@ -43,6 +43,8 @@ FILES = [
     *(f"{part}{name}" for part in ("unet/", "vae/", "vqvae/", "") for name in _MODEL),
 ]
 """What a domain folder consists of; nothing else is downloaded or uploaded."""
+LONGEST_NAME = 100
+"""Letters of a domain's name; of longer ones beginning and end are kept."""
 CHECKPOINT_ENTRY = "cyclelight_domain"
 """Where a Lightning checkpoint of `DomainModule` keeps what `load_domain` needs beside weights."""
 
@@ -143,7 +145,9 @@ def load_domain(
         variance=variance,
         clip_x_0=clip_x_0,
     )
-    name = str(stored.card.get("name", path.stem if path.is_file() else display_name(given)))
+    name = stored.card.get("name", path.stem if path.is_file() else display_name(given))
+    # Anyone's card may name it, and every table, title and message does.
+    name = printable(name, LONGEST_NAME)
     return Domain(denoiser, resolution, channels, name, stored.card, autoencoder)
 
 
