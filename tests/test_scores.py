@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import permutations, product
@@ -17,6 +18,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny import R, make_run, predict_words
 
 from cyclelight.cli import main
+from cyclelight.commands.evaluate import match
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import FIGURES, ImageFigure
 from cyclelight.metrics.judge import score
@@ -188,6 +190,84 @@ def test_evaluate_pairs_by_name_whatever_the_suffix(
     image.save(tmp_path / "sources" / "sub" / "a.bmp")
     image.resize((8, 9)).save(tmp_path / "translated" / "sub" / "a.png")
     assert main(["evaluate", *map(str, folders)]) == 2
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("sources", "translated", "pairs"),
+    [
+        (["a.png", "a.bmp"], ["a.png", "a.bmp"], {"a.png": "a.png", "a.bmp": "a.bmp"}),
+        (  # As `predict` names them.
+            ["a.png", "a.bmp"],
+            ["a.png.png", "a.bmp.png"],
+            {"a.png": "a.png.png", "a.bmp": "a.bmp.png"},
+        ),
+        (["a.png", "a.bmp"], ["a.bmp"], {"a.bmp": "a.bmp"}),
+        ([f"{NFD}.jpg"], [f"{NFC}.png"], {f"{NFD}.jpg": f"{NFC}.png"}),
+        ([f"{NFC}/{NFC}.png"], [f"{NFD}/{NFD}.png"], {f"{NFC}/{NFC}.png": f"{NFD}/{NFD}.png"}),
+        (  # Two files where a file system keeps both; each its own.
+            [f"{NFC}.png", f"{NFD}.png"],
+            [f"{NFD}.png", f"{NFC}.png"],
+            {f"{NFC}.png": f"{NFC}.png", f"{NFD}.png": f"{NFD}.png"},
+        ),
+        (["a.png", "a.bmp"], ["a.webp"], "a.webp has several sources: a.png, a.bmp"),
+        ([f"{NFC}.png", f"{NFD}.jpg"], [f"{NFD}.bmp"], {f"{NFD}.jpg": f"{NFD}.bmp"}),
+        (["a.png"], ["a.png", "a.bmp"], "a.png and .*a.bmp have the same source"),
+    ],
+)
+def test_a_translation_finds_its_source(
+    sources: list[str], translated: list[str], pairs: dict[str, str] | str
+) -> None:
+    given = [(name, Path("translated", name)) for name in translated]
+    files = [(name, Path("sources", name)) for name in sources]
+    if isinstance(pairs, str):
+        with pytest.raises(ValueError, match=pairs):
+            match(given, files)
+        return
+    found = {key: (path, source) for key, path, source in match(given, files)}
+    assert found == {k: (Path("translated", n), Path("sources", k)) for k, n in pairs.items()}
+
+
+@pytest.mark.parametrize(("images", "real"), [(1, 9), (2, 9)])
+def test_figures_that_one_image_cannot_have_are_told(
+    here: Path,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    images: int,
+    real: int,
+) -> None:
+    for index in range(images):
+        shutil.copy(run / "images" / f"{index}.png", tmp_path)
+    args = [f"--source={here / 'sources'}", f"--reference={here / 'real'}"]
+    args += ["--network=my_networks:Corners", f"--translated={tmp_path}", "--classes=cat"]
+    assert main(["evaluate", *args, f"--output={tmp_path / 'out'}"]) == 0
+    out = capsys.readouterr().out
+    few = f"no KID, no FID: they need 2 images or more on both sides, got {images} and {real} real"
+    assert (few in out) == (images < 2) and ("\nKID x 100" in out) == (images > 1)
+    assert "no cat rate: network my_networks:Corners is no classifier" in out
+    assert (few in (tmp_path / "out" / "metrics.json").read_text()) == (images < 2)
+
+
+def test_names_do_nothing_to_a_terminal(
+    here: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, name = Image.open(run / "images" / "0.png"), "a\x1b]0;title\x07\u202eb"
+    for folder, names in (("sources", [f"{name}.png", f"{name}2.png"]), ("made", [f"{name}.png"])):
+        (tmp_path / folder).mkdir()
+        for file in names:
+            image.save(tmp_path / folder / file)
+    args = ["evaluate", f"--source={tmp_path / 'sources'}", f"--translated={tmp_path / 'made'}"]
+    assert main(args) == 0
+    told = capsys.readouterr().out
+    assert r"1 of 2 sources, such as a\x1b]0;title\x07\u202eb2.png" in told
+    (tmp_path / "sources" / f"{name}.png").write_bytes(b"broken")
+    assert main(args) == 1
+    told += (error := capsys.readouterr().err)
+    assert r"cannot read image" in error and r"a\x1b]0;title\x07\u202eb.png" in error
+    assert not {"\x1b", "\x07", "\u202e"} & set(told)
 
 
 @pytest.mark.parametrize(("processes", "batch_size"), [(2, 7), (3, 1)])

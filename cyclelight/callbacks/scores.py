@@ -68,7 +68,7 @@ class TaskScores(Callback):
         self.protocol = protocol_of(protocol, network)
         if classes is not None:
             classes_of(classes)
-        self.weights, self.classes = weights, classes
+        self.weights, self.classes, self.asked = weights, classes, classes is not None
         self.report: Report | None = None
         """Of the last run; on the first process only."""
         self._seen = Columns()
@@ -132,7 +132,9 @@ class TaskScores(Callback):
         everything, real = gather(self._seen), gather(reference)
         if trainer.is_global_zero:
             self._seen = everything  # For the gallery.
-            self.report = Report.of(everything, real, self.judge, self.protocol, self.classes)
+            self.report = Report.of(
+                everything, real, self.judge, self.protocol, self.classes, asked=self.asked
+            )
             self.report.write(Path(trainer.default_root_dir))
 
     def per_image(self) -> Mapping[str, Mapping[str, float]]:
@@ -182,7 +184,7 @@ class SampleScores(Callback):
         self.protocol = protocol_of(protocol, network)
         self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
         self.batch_size, self.weights = batch_size, weights
-        self.classes, self.folder = classes, folder
+        self.classes, self.asked, self.folder = classes, classes is not None, folder
         self.report: Report | None = None
         """Of the last run; on the first process only."""
 
@@ -228,7 +230,9 @@ class SampleScores(Callback):
         reference = look_at_share(self.judge, val_images, trainer)
         everything, real = gather(samples), gather(reference)
         if trainer.is_global_zero:
-            self.report = Report.of(everything, real, self.judge, self.protocol, self.classes)
+            self.report = Report.of(
+                everything, real, self.judge, self.protocol, self.classes, asked=self.asked
+            )
             if folder is not None:
                 self.report.write(folder.root)
 

@@ -1,6 +1,8 @@
 """`cyclelight evaluate`: the figures of `predict` over folders made by any program."""
 
+import unicodedata
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -77,7 +79,7 @@ def evaluate(args: list[str]) -> int:
         files = list_images(options.reference)
         real = SquareImages(files, resolution, mode, hint="")
         reference = _look(judge, real, None, options, "reference")
-    report = Report.of(images, reference, judge, protocol, options.classes)
+    report = Report.of(images, reference, judge, protocol, options.classes, asked=True)
     print(printable(report))  # First, lest a folder that cannot be written to lose it.
     if options.output is not None:
         report.write(Path(options.output))
@@ -108,8 +110,9 @@ def _check(options: Namespace) -> None:
 def match(translated: Files, sources: Files) -> list[tuple[str, Path, Path]]:
     """(key of the source, translation, source) of each translation.
 
-    The source is the one whose translation `predict` would give that name, or else the only one
-    with the same path but for the suffix.
+    The source is the one whose translation `predict` would give that name, or else the one of the
+    very same name, or else the only one with the same path but for the suffix. If there is none,
+    Unicode's two forms of a letter are one: programs and file systems differ in which they keep.
 
     Raises:
         ValueError: no images, a translation without a source or with several, or two of one source.
@@ -117,14 +120,14 @@ def match(translated: Files, sources: Files) -> list[tuple[str, Path, Path]]:
     if not translated:
         raise ValueError("--translated: no images there")
     paths = dict(sources)
-    by_name = {name: key for key, name in output_names(list(paths)).items()}
-    by_stem = defaultdict(list)
-    for key in paths:
-        by_stem[PurePosixPath(key).with_suffix("")].append(key)
+    names = {name: [key] for key, name in output_names(list(paths)).items()}
+    ways: list[Callable[[str], str]] = [str, _stem, _composed, lambda key: _stem(_composed(key))]
+    known = [names, *(_by(way, paths) for way in ways)]
     found: dict[str, tuple[str, Path, Path]] = {}
     for name, path in translated:
-        near = by_stem[PurePosixPath(name).with_suffix("")]
-        keys = [by_name[name]] if name in by_name else near
+        sought = [name, *(way(name) for way in ways)]
+        matches = (keys.get(wanted) for keys, wanted in zip(known, sought, strict=True))
+        keys = next(filter(None, matches), [])
         if len(keys) != 1:
             several = f"has several sources: {', '.join(keys)}"
             raise ValueError(f"--translated: {name} {several if keys else 'has no source'}")
@@ -132,6 +135,21 @@ def match(translated: Files, sources: Files) -> list[tuple[str, Path, Path]]:
             raise ValueError(f"--translated: {found[keys[0]][1]} and {path} have the same source")
         found[keys[0]] = (keys[0], path, paths[keys[0]])
     return [found[key] for key in sorted(found)]
+
+
+def _by(way: Callable[[str], str], keys: Iterable[str]) -> Mapping[str, list[str]]:
+    found = defaultdict(list)
+    for key in keys:
+        found[way(key)].append(key)
+    return dict(found)
+
+
+def _stem(key: str) -> str:
+    return key.removesuffix(PurePosixPath(key).suffix)
+
+
+def _composed(key: str) -> str:
+    return unicodedata.normalize("NFC", key)
 
 
 def common_side(paths: list[Path]) -> int:

@@ -261,5 +261,5 @@ def _quieten() -> None:
 
 def show(report: Report | None) -> None:
     """The table of figures, on the first process."""
-    if report is not None and report.scores:
+    if report is not None and (report.scores or report.notes):
         print(printable(report))

@@ -5,7 +5,7 @@ metrics.csv    the figures of each image
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -54,13 +54,21 @@ class Report:
         judge: Judge,
         protocol: MetricProtocol,
         classes: str | None,
+        *,
+        asked: bool = False,
     ) -> "Report":
-        """The figures of images that were judged, in the order of their keys."""
+        """The figures of images that were judged, in the order of their keys.
+
+        Args:
+            images, reference, protocol, classes: as in `score`.
+            judge: who judged them.
+            asked: whether `classes` were asked for: then it is told if there is no rate.
+        """
         return cls(
             score(images, reference, protocol, classes),
             PerImage(images, classes),
             protocol.describe() if judge.network is not None else "",
-            judge.notes,
+            [*judge.notes, *_missing(images, reference, judge, classes if asked else None)],
         )
 
     def write(self, folder: Path) -> None:
@@ -100,6 +108,19 @@ class Report:
         )
         protocol = [f"protocol {self.protocol}"] if self.protocol else []
         return "\n".join([table, *protocol, *self.notes])
+
+
+def _missing(
+    images: Columns, reference: Columns, judge: Judge, classes: str | None
+) -> Iterator[str]:
+    """Which figures of sets a judge with a network has not given, and why."""
+    n, real = len(images), len(reference)
+    if judge.network is None:
+        return
+    if real and min(n, real) < 2:
+        yield f"no KID, no FID: they need 2 images or more on both sides, got {n} and {real} real"
+    if classes is not None and n and "label" not in images.names:
+        yield f"no {classes} rate: network {judge.network.name} is no classifier"
 
 
 def _summary(score: Score) -> Summary:
