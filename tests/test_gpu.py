@@ -130,9 +130,10 @@ def test_predict(tmp_path: Path, precision: str | None) -> None:
     for name in ("cat", "dog"):  # Trained ones, whose rounding errors the chain does not grow.
         shutil.rmtree(tmp_path / name)
         shutil.copytree(CHECKPOINTS / name, tmp_path / name)
-    words = predict_words(tmp_path, tmp_path / "cpu", "--trainer.precision", "32-true")
+    bare = ("--data.reference", "null")  # Without figures, whose network may not be installed.
+    words = predict_words(tmp_path, tmp_path / "cpu", *bare, "--trainer.precision", "32-true")
     assert main(words) == 0
-    words = predict_words(tmp_path, tmp_path / "gpu", "--trainer.accelerator", "gpu")
+    words = predict_words(tmp_path, tmp_path / "gpu", *bare, "--trainer.accelerator", "gpu")
     given = ["--trainer.precision", precision] if precision else []
     assert main([*words, *given]) == 0
     off = np.abs(pixels(tmp_path / "gpu").astype(int) - pixels(tmp_path / "cpu"))
