@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from servers import serving
 
 import cyclelight
@@ -166,7 +167,9 @@ def test_a_name_loads_as_its_folder_and_is_asked_for_once(server: StandIn, folde
         *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     }
     asked = len(server.calls)
-    TranslationModule("jane/cat8", "jane/cat8").setup("predict")
+    module = TranslationModule("jane/cat8", "jane/cat8")
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.setup("predict")
     module = DomainModule(init_from="jane/cat8", resolution=8)
     assert module.ancestor == "cat" and len(server.calls) == asked
     # Another process asks which commit it is, and finds the files in the cache.

@@ -1,6 +1,7 @@
 """Engine: how networks are run. Speed is added from outside; denoisers stay plain."""
 
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -78,7 +79,11 @@ def dtype_of(precision: str | int) -> torch.dtype:
 
 
 class Runner(nn.Module):
-    """A network in a dtype of its own and channels last, compiled or replayed where asked for.
+    """A network in a dtype and a memory layout of its own, compiled or replayed where asked for.
+
+    On CPUs channels come last, and on GPUs where it is compiled: torch's own group norm of a GPU
+    would bring them to the front and back again (88 ms in place of 151 for 32 images of 256 pixels
+    on an H200).
 
     Args:
         network: called as network(x_t, timesteps); it is changed in place.
@@ -89,11 +94,14 @@ class Runner(nn.Module):
     def __init__(self, network: nn.Module, dtype: torch.dtype, engine: Engine) -> None:
         super().__init__()
         # diffusers' own `to` warns about layers to be kept in float32, even where there are none.
-        self.network = nn.Module.to(network, dtype).to(memory_format=torch.channels_last)
+        self.network = nn.Module.to(network, dtype)
         self.engine = engine
+        self._layout: torch.memory_format | None = None
         self._replays: dict[int, Replay] = {}
         self._batches: set[int] = set()
         if engine.compile:
+            for norm in (m for m in self.network.modules() if isinstance(m, nn.GroupNorm)):
+                norm.forward = MethodType(group_norm, norm)  # type: ignore[method-assign]
             self.network.compile(dynamic=False)
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
@@ -105,7 +113,7 @@ class Runner(nn.Module):
             x_t = torch.cat([x_t, x_t[:1].expand(whole - batch, *x_t.shape[1:])])
             timesteps = torch.cat([timesteps, timesteps[:1].expand(whole - batch)])
         self._batches.add(len(x_t))
-        x_t = x_t.contiguous(memory_format=torch.channels_last)
+        x_t = x_t.contiguous(memory_format=self._arrange(x_t.device))
         if self.engine.graphs and x_t.is_cuda and not torch.is_grad_enabled():
             if len(x_t) not in self._replays:
                 self._replays[len(x_t)] = Replay(self._call, x_t, timesteps)
@@ -114,11 +122,30 @@ class Runner(nn.Module):
             out = self._call(x_t, timesteps)
         return out[:batch]
 
+    def _arrange(self, device: torch.device) -> torch.memory_format:
+        """The layout of the weights and the states, known when the network is on its device."""
+        if self._layout is None:
+            last = device.type == "cpu" or self.engine.compile
+            self._layout = torch.channels_last if last else torch.contiguous_format
+            self.network.to(memory_format=self._layout)
+        return self._layout
+
     def _call(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         # The weights have their dtype; autocast would cast them again.
         with torch.autocast(x_t.device.type, enabled=False):
             out = self.network(x_t, timesteps)
         return out if isinstance(out, Tensor) else out.sample
+
+
+def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Group norm of x (B, C, H, W) in parts that a compiler fuses in any memory layout.
+
+    Its own form of the layer wants channels first, and copies what comes otherwise.
+    """
+    parts = torch.unflatten(x, 1, (norm.num_groups, -1))
+    variance, mean = torch.var_mean(parts.float(), dim=(2, 3, 4), correction=0, keepdim=True)
+    y = ((parts - mean) * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
+    return (y * norm.weight[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
 
 
 class Replay:

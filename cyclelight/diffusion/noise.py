@@ -71,7 +71,8 @@ class KeyedNoise:
         if len(self.keys) != len(like):
             raise ValueError(f"one key per image: got {len(self.keys)} keys, {len(like)} images")
         # Drawn in float32 whatever the dtype, so that a float64 run sees the same noise.
-        draws = torch.empty(like.shape, pin_memory=like.is_cuda)
+        with torch.inference_mode(False):  # Threads do not inherit the mode, and are to write here.
+            draws = torch.empty(like.shape, pin_memory=like.is_cuda)
 
         def draw(index: int) -> None:
             generator = keyed_generator(self.seed, self.keys[index], purpose, timestep)

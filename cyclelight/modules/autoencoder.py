@@ -17,6 +17,7 @@ from cyclelight.domains.autoencoder_folder import MARK, autoencoder_state, rebui
 from cyclelight.errors import at_least
 from cyclelight.metrics.faithfulness import psnr
 from cyclelight.modules.training import TrainingModule
+from cyclelight.networks import arrange
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
 from cyclelight.runs.sharding import shard
 
@@ -63,8 +64,7 @@ class AutoencoderModule(TrainingModule):
         at_least(0, kl_weight=kl_weight)
         self.resolution, self.kl_weight = resolution, kl_weight
         self.network = build_autoencoder(network, resolution=resolution, channels=channels)
-        # Convolutions are faster in this layout, on CPUs and GPUs alike.
-        self.network.to(memory_format=torch.channels_last)
+        arrange(self.network)
         self.val_l1, self.val_psnr = MeanMetric(), MeanMetric()
 
     @property

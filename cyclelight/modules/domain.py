@@ -31,7 +31,7 @@ from cyclelight.domains.folder import (
 )
 from cyclelight.errors import BadValue, at_least
 from cyclelight.modules.training import TrainingModule
-from cyclelight.networks import NetworkSettings, blocks, resize
+from cyclelight.networks import NetworkSettings, arrange, blocks, resize
 from cyclelight.networks.unet import UNetSettings
 from cyclelight.runs.sharding import shard
 
@@ -107,8 +107,7 @@ class DomainModule(TrainingModule):
             self.denoiser = NetworkDenoiser(unet, schedule, prediction_type=prediction_type)
         else:
             self.denoiser = self._start_from(init_from, side)
-        # Convolutions are faster in this layout, on CPUs and GPUs alike.
-        self.denoiser.network.to(memory_format=torch.channels_last)
+        arrange(self.denoiser.network)
         self.val_losses = ModuleDict({name: MeanMetric() for name in ("mean", *self._levels())})
 
     def _start_from(self, path: str, side: int) -> NetworkDenoiser:

@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+import torch
 from diffusers import UNet2DModel
 from torch import nn
 
@@ -22,6 +23,16 @@ def blocks(network: Network) -> list[nn.Module]:
         return [*network.input_blocks, network.middle_block, *network.output_blocks]
     middle = [] if network.mid_block is None else [network.mid_block]
     return [*network.down_blocks, *middle, *network.up_blocks]
+
+
+def arrange(network: nn.Module) -> None:
+    """Give a network that is to be trained the memory layout in which this machine is fastest.
+
+    Channels last on CPUs. Where there is a GPU first, since torch's group norm of a GPU would bring
+    them there and back each time.
+    """
+    first = torch.cuda.is_available()
+    network.to(memory_format=torch.contiguous_format if first else torch.channels_last)
 
 
 def learns_variance(network: Network) -> bool:
