@@ -12,18 +12,20 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
     errors files
     diffusion: * pixels schedule steps noise denoiser loss
-    networks: unet adm autoencoder *
+    networks: unet adm autoencoder text *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains.adapters: * adm
     chains: * loop latent_code source lockstep encode decode sample invert engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
+    text: * tokens
     metrics: * columns features faithfulness realism protocol figures judge gather
     runs: * folder plan task checkpoints report page sharding timing
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching
-    datamodules: domain_data domain_images shards afhq predict_data translation_images *
+    datamodules: domain_data domain_images captioned_images shards afhq predict_data
+    datamodules: translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
-    modules: * training domain autoencoder translation
+    modules: * training domain autoencoder text clip translation
     commands: * guard processes parsing trainer_settings lightning_cli same_run
     commands: fit validate test predict evaluate benchmark inspect import_ push
     cli __main__

@@ -21,8 +21,8 @@ DESCRIPTION = "Time the translation on this machine, each way to speed it up bes
 EPILOG = """\
 `plain` is the published procedure: one image after another, float32, the code stored. `published`
 is the same at the paper's own 1,000 steps. `x plain` compares images per second at equal settings,
-`x published` with that procedure, or, if it is not run, with as many calls of the plain one.
-`floor` is the share of the time that the bare network calls take alone, at the same batch and precision;
+`x published` with that procedure, or, if it is not run, with as many of the plain one's calls.
+`floor` is the share of the time that the bare network calls take, at that batch and precision;
 `chip` the arithmetic done per second, as a share of a large matrix product's in bfloat16 on the
 same device. `levels` is the largest difference from the plain result, of 255, and `off` the share
 of values that differ by more than one level."""

@@ -1,0 +1,1 @@
+"""Text: what prompts are to a model."""
