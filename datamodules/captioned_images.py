@@ -61,8 +61,8 @@ class CaptionedImages(DomainImages):
             train = [file for file in both if not _names(file[0]) & out]
             val = [file for file in both if _names(file[0]) & out]
             if not val or not train:
-                side = "any" if not val else "no other"
-                raise BadValue("held_out", f"held_out: {self.held_out} names {side} image")
+                which = "every image" if val else "no image"
+                raise BadValue("held_out", f"held_out: {self.held_out} names {which}")
         self.train_files, self.val_files = train, val
 
     def _of_table(self, files: Files) -> dict[str, str]:
