@@ -68,20 +68,27 @@ def benchmark(args: list[str]) -> int:
     machine = Machine(device)
     fast = best_precision(device)
     cases = cases_of(options, fast, graphs=device.type == "cuda")
-    found = time_cases(pair, cases, machine, repeats=options.repeats, judge=not options.random)
-    timings = list(found)
+    timings: list[Timing] = []
+    for timing in time_cases(
+        pair, cases, machine, repeats=options.repeats, judge=not options.random
+    ):
+        timings.append(timing)
+        if options.output is not None:  # Each at once, as some take minutes.
+            write(Path(options.output), machine, timings)
     print(f"{device_name(device)}, {pair[0].resolution} x {pair[0].resolution} pixels")
-    table = rows(timings)
-    print(tabulate(table, HEAD, disable_numparse=True))
-    if options.output is not None:
-        folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = {"device": device_name(device), "torch": torch.__version__, **machine.facts}
-        kept["timings"] = [timing.as_dict() for timing in timings]
-        write_text(folder / "benchmark.json", json.dumps(kept, indent=2) + "\n")
-        text = tabulate(table, HEAD, tablefmt="github", disable_numparse=True)
-        write_text(folder / "benchmark.md", f"{device_name(device)}\n\n{text}\n")
+    print(tabulate(rows(timings), HEAD, disable_numparse=True))
     return 0
+
+
+def write(folder: Path, machine: Machine, timings: list[Timing]) -> None:
+    """`benchmark.json` and `benchmark.md` of what is timed so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = device_name(machine.device)
+    kept = {"device": name, "torch": torch.__version__, **machine.facts}
+    kept["timings"] = [timing.as_dict() for timing in timings]
+    write_text(folder / "benchmark.json", json.dumps(kept, indent=2) + "\n")
+    text = tabulate(rows(timings), HEAD, tablefmt="github", disable_numparse=True)
+    write_text(folder / "benchmark.md", f"{name}\n\n{text}\n")
 
 
 def _device(name: str) -> torch.device:
@@ -132,7 +139,7 @@ def cases_of(options: Namespace, fast: str, *, graphs: bool) -> list[Case]:
 
 def rows(timings: list[Timing]) -> list[list[str]]:
     """The table's cells."""
-    (plain,) = (t for t in timings if t.case.name == "plain")
+    plain = next((t for t in timings if t.case.name == "plain"), timings[0])
     rate = {t.case.name: t.images_per_second for t in timings}
     calls = 2 * 850 + 100
     published = rate.get("published", plain.images_per_second * plain.calls / calls)
@@ -147,7 +154,7 @@ def rows(timings: list[Timing]) -> list[list[str]]:
                 f"{t.images_per_second:.3g}",
                 f"{1 / t.images_per_second:.3g}",
                 f"{t.spread:.1%}",
-                f"{t.images_per_second / rate['plain']:.2f}" if equal else "",
+                f"{t.images_per_second / plain.images_per_second:.2f}" if equal else "",
                 f"{t.images_per_second / published:.1f}",
                 f"{t.floor:.1%}",
                 "" if t.chip is None else f"{t.chip:.1%}",
