@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cyclelight.chains.decode import decode as decode
     from cyclelight.chains.encode import encode as encode
+    from cyclelight.chains.interpolate import interpolate as interpolate
     from cyclelight.chains.invert import invert as invert
     from cyclelight.chains.latent_code import LatentCode as LatentCode
     from cyclelight.chains.sample import sample as sample
@@ -46,6 +47,7 @@ _HOMES = {
     "TimeGrid": "diffusion.schedule",
     "decode": "chains.decode",
     "encode": "chains.encode",
+    "interpolate": "chains.interpolate",
     "invert": "chains.invert",
     "load_autoencoder": "domains.autoencoder_folder",
     "load_domain": "domains.folder",

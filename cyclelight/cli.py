@@ -15,6 +15,7 @@ COMMANDS = {
     "test": ("cyclelight.commands.test:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.predict:predict", "translate images into another domain"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
+    "atlas": ("cyclelight.commands.atlas:atlas", "draw the codes between two images"),
     "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),
     "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),
     "export": ("cyclelight.commands.import_:export", "write a domain for guided-diffusion"),

@@ -15,7 +15,7 @@ ORDER = """
     networks: unet adm autoencoder text *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains.adapters: * adm
-    chains: * loop latent_code source lockstep encode decode sample invert engine
+    chains: * loop latent_code source lockstep encode decode sample invert interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: * tokens
     metrics: * columns features faithfulness realism protocol figures judge gather
@@ -27,7 +27,7 @@ ORDER = """
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training domain autoencoder text clip translation
     commands: * guard processes parsing trainer_settings lightning_cli same_run
-    commands: fit validate test predict evaluate benchmark inspect import_ push
+    commands: fit validate test predict evaluate atlas benchmark inspect import_ push
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))
