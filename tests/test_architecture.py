@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
     errors files
     diffusion: * pixels schedule steps noise denoiser loss
-    networks: unet adm autoencoder text *
+    networks: unet adm autoencoder text sn fir ddgan *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains.adapters: * adm
     chains: * loop latent_code source lockstep encode decode sample invert interpolate engine
@@ -25,7 +25,7 @@ ORDER = """
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
     datamodules: translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
-    modules: * training domain autoencoder text clip translation
+    modules: * training denoiser domain autoencoder text clip covariance translation
     commands: * guard processes parsing trainer_settings lightning_cli same_run
     commands: fit validate test predict evaluate atlas benchmark inspect import_ push
     cli __main__

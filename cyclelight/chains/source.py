@@ -108,11 +108,14 @@ def _predictions(
     x = torch.cat(list(states[: len(pairs)]))
     t = torch.tensor([t for t, _ in pairs], device=x.device).repeat_interleave(batch)
     prediction = source(x, t)
-    eps, ranges = prediction.eps, prediction.v_range
-    return [
-        Prediction(eps[i : i + batch], None if ranges is None else ranges[i : i + batch])
-        for i in range(0, len(x), batch)
-    ]
+    said = (prediction.eps, prediction.v_range, prediction.cov_x_0)
+
+    def part(i: int) -> Prediction:
+        eps, *variance = (None if value is None else value[i : i + batch] for value in said)
+        assert eps is not None
+        return Prediction(eps, *variance)
+
+    return [part(i) for i in range(0, len(x), batch)]
 
 
 def check_eta(argument: str, eta: float) -> None:

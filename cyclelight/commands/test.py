@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from cyclelight.callbacks.scores import SampleScores
 from cyclelight.commands.lightning_cli import StageCLI, build, show
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
+from cyclelight.modules.covariance import CovarianceModule  # noqa: F401
 
 
 class Test(StageCLI):

@@ -7,12 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.diffusion.steps import AlphaBar, Step, eps_from_v, eps_from_x_0, x_0_from_eps
+from cyclelight.diffusion.steps import (
+    AlphaBar,
+    Step,
+    covariance_of_x_0,
+    eps_from_v,
+    eps_from_x_0,
+    x_0_from_eps,
+)
 from cyclelight.errors import BadValue
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a network was trained to output, in diffusers' words: the noise eps, the velocity
 v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022), or the clean image x_0."""
+
+SecondHead = Literal["range", "sn", "npr"]
+"""What the channels after the prediction are: a range of the variance (Nichol and Dhariwal 2021),
+or of Bao et al. 2022 the mean of eps^2 (SN-DDPM) or of (eps - eps_hat)^2 (NPR-DDPM)."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +34,13 @@ class Prediction:
         eps: the predicted noise, same shape as x_t.
         v_range: learned range of the variance in [-1, 1], same shape (`Step.learned_sigma`); None
             where the variance is fixed.
+        cov_x_0: variance of each pixel of the clean image given x_t, same shape; None if not
+            known. The optimal variance of a step follows from it (`Step.optimal_sigma`).
     """
 
     eps: Tensor
     v_range: Tensor | None = None
+    cov_x_0: Tensor | None = None
 
 
 class Denoiser(Protocol):
@@ -53,9 +67,11 @@ class NetworkDenoiser(nn.Module):
             range of the variance.
         schedule: the schedule it was trained under.
         prediction_type: what its first C channels mean.
-        variance: `fixed` ignores a learned range as the authors' program of CycleDiffusion does;
+        variance: `fixed` ignores a learned variance as the authors' program of CycleDiffusion does;
             `learned` uses it.
-        clip_x_0: clamp the predicted clean image to [-1, 1] and fold that back into eps.
+        clip_x_0: clamp the predicted clean image to [-1, 1] and fold that back into eps; a learned
+            variance of its pixels is clamped to [0, 1], then.
+        second_head: what the second half of 2 C channels means.
     """
 
     def __init__(
@@ -66,6 +82,7 @@ class NetworkDenoiser(nn.Module):
         prediction_type: PredictionType = "epsilon",
         variance: Literal["fixed", "learned"] = "fixed",
         clip_x_0: bool = False,
+        second_head: SecondHead = "range",
     ) -> None:
         super().__init__()
         self.network = network
@@ -73,9 +90,10 @@ class NetworkDenoiser(nn.Module):
         self.prediction_type = prediction_type
         self.variance = variance
         self.clip_x_0 = clip_x_0
+        self.second_head = second_head
 
     def output(self, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the network itself says: (its prediction, its learned range or None).
+        """What the network itself says: (its prediction, its second head or None).
 
         Args:
             x_t: (B, C, H, W); cast to the network's dtype and back.
@@ -103,16 +121,23 @@ class NetworkDenoiser(nn.Module):
         else:
             timesteps = torch.full((len(x_t),), t, device=x_t.device)
             alpha_bar_t = self.schedule.alpha_bar(t)
-        out, v_range = self.output(x_t, timesteps)
-        if self.variance == "learned" and v_range is None:
+        out, second = self.output(x_t, timesteps)
+        if self.variance == "learned" and second is None:
             raise BadValue(
                 "variance", "variance is 'learned', but the network has no variance channels"
             )
         eps = eps_from_output(out, x_t, alpha_bar_t, self.prediction_type)
+        cov_x_0 = None
+        if self.variance == "learned" and self.second_head != "range":
+            assert second is not None
+            spread = second - eps.square() if self.second_head == "sn" else second
+            cov_x_0 = covariance_of_x_0(spread, alpha_bar_t)
         if self.clip_x_0:
             x_0 = x_0_from_eps(x_t, eps, alpha_bar_t).clamp(-1, 1)
             eps = eps_from_x_0(x_t, x_0, alpha_bar_t)
-        return Prediction(eps, v_range if self.variance == "learned" else None)
+            cov_x_0 = None if cov_x_0 is None else cov_x_0.clamp(0, 1)
+        ranged = self.variance == "learned" and self.second_head == "range"
+        return Prediction(eps, second if ranged else None, cov_x_0)
 
 
 def mean_and_sigma(
@@ -124,6 +149,8 @@ def mean_and_sigma(
         ValueError: the prediction has a learned variance and eta is not 1.
     """
     mean = step.mean(x_t, prediction.eps)
+    if prediction.cov_x_0 is not None:
+        return mean, step.optimal_sigma(prediction.cov_x_0)
     if prediction.v_range is None:
         return mean, step.sigma
     if step.eta != 1:

@@ -111,6 +111,30 @@ def variance_loss(
     return surprise.where(first, divergence).mean(dim=(1, 2, 3)) / math.log(2)
 
 
+def covariance_loss(
+    denoiser: NetworkDenoiser, x_0: Tensor, timesteps: Tensor, noise: Tensor
+) -> Tensor:
+    """The squared error of a covariance head, mean over pixels: (B,).
+
+    Its target is eps^2 for SN-DDPM (Bao et al. 2022, Eq. 13), and (eps - eps_hat)^2 for NPR-DDPM
+    (Eq. 16), through which no gradient goes.
+
+    Args:
+        denoiser: has a covariance head: `second_head` is `sn` or `npr`.
+        x_0: clean images (B, C, H, W) in [-1, 1].
+        timesteps: (B,) integers in 0 .. T - 1.
+        noise: N(0, I), same shape as x_0.
+    """
+    alpha_bar_t = denoiser.schedule.alpha_bars(timesteps).to(x_0.dtype)
+    x_t = add_noise(x_0, noise, alpha_bar_t)
+    out, head = denoiser.output(x_t, timesteps)
+    assert head is not None
+    target = noise
+    if denoiser.second_head == "npr":
+        target = noise - eps_from_output(out, x_t, alpha_bar_t, denoiser.prediction_type).detach()
+    return (target.square() - head).square().mean(dim=(1, 2, 3))
+
+
 def finite(loss: Tensor, step: int) -> Tensor:
     """`loss` as it is: to be asked before its gradient reaches the weights, and these a checkpoint.
 

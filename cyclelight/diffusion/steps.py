@@ -45,6 +45,15 @@ def eps_from_v(x_t: Tensor, v: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
     return alpha_bar_t**0.5 * v + (1 - alpha_bar_t) ** 0.5 * x_t
 
 
+def covariance_of_x_0(spread: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
+    """The variance of each pixel of x_0 given x_t that follows from that of the noise.
+
+    (1 - abar_t) / abar_t times `spread`, which is E[eps^2 | x_t] - E[eps | x_t]^2 (Bao et al. 2022,
+    Eq. 9) or E[(eps - eps_hat)^2 | x_t] (Eq. 14).
+    """
+    return (1 - alpha_bar_t) / alpha_bar_t * spread
+
+
 def learned_log_variance(v: Tensor, log_beta: AlphaBar, log_beta_tilde: AlphaBar) -> Tensor:
     """(v+1)/2 log beta + (1-v)/2 log beta_tilde (Nichol and Dhariwal 2021, Eq. 15)."""
     share = (v + 1) / 2
@@ -94,6 +103,24 @@ class Step:
         beta = 1 - self.alpha_bar_t / self.alpha_bar_s
         beta_tilde = beta * (1 - self.alpha_bar_s) / (1 - self.alpha_bar_t)
         return torch.exp(0.5 * learned_log_variance(v, log(beta), log(beta_tilde)))
+
+    def optimal_sigma(self, cov_x_0: Tensor) -> Tensor | float:
+        """Standard deviation that also holds what the clean image leaves open (Bao et al. 2022).
+
+        sigma^2 + (sqrt(abar_s) - sqrt((1 - abar_s - sigma^2) abar_t / (1 - abar_t)))^2 cov_x_0, the
+        square of what `mean` has of x_0 at a given x_t (Eq. 8). Not 0 for eta 0. The last step, to
+        the clean image, has none: its mean is taken.
+
+        Args:
+            cov_x_0: variance of each pixel of x_0 given x_t; a negative one, which a network may
+                give, lowers sigma, at most to 0.
+        """
+        a_t, a_s = self.alpha_bar_t, self.alpha_bar_s
+        if a_s == 1:
+            return 0.0
+        kept = max(0.0, 1 - a_s - self.sigma**2)
+        slope = sqrt(a_s) - sqrt(kept * a_t / (1 - a_t))
+        return (self.sigma**2 + slope**2 * cov_x_0).clamp(min=0).sqrt()
 
     def mean(self, x_t: Tensor, eps: Tensor) -> Tensor:
         """mu = sqrt(abar_s) x_0_hat + sqrt(1 - abar_s - sigma^2) eps (Song et al. 2021, Eq. 12)."""

@@ -33,6 +33,7 @@ from cyclelight.domains.schedulers import schedule_of
 from cyclelight.errors import BadValue, MissingFile, printable
 from cyclelight.files import read_json, whole_folder
 from cyclelight.networks import NETWORKS, Network, check_network, learns_variance
+from cyclelight.networks.sn import CovarianceNetwork
 
 MARK = ("a domain folder", "model_index.json")
 """What a domain folder is called, and the file by which it is known."""
@@ -94,7 +95,8 @@ def load_domain(
     Args:
         path: the folder or `.ckpt` file, or `owner/name` or `owner/name@revision` on the Hugging
             Face Hub. Of a checkpoint, the averaged (EMA) weights are taken.
-        variance: `learned` uses a network's learned range of the variance; `fixed` ignores it.
+        variance: `learned` uses a network's learned variance, a range or that of a covariance head;
+            `fixed` ignores it.
         clip_x_0: clamp predicted clean images to [-1, 1].
         dtype: dtype of the network; images keep theirs.
         device: where the network goes; on `meta` no weights are read, and everything but calling
@@ -144,6 +146,7 @@ def load_domain(
         prediction_type=cast(PredictionType, prediction_type),
         variance=variance,
         clip_x_0=clip_x_0,
+        second_head=unet.config.covariance if isinstance(unet, CovarianceNetwork) else "range",
     )
     name = stored.card.get("name", path.stem if path.is_file() else display_name(given))
     # Anyone's card may name it, and every table, title and message does.

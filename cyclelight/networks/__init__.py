@@ -8,17 +8,20 @@ from torch import nn
 
 from cyclelight.errors import BadValue
 from cyclelight.networks.adm import ADMSettings, ADMUNet
+from cyclelight.networks.sn import BODIES, CovarianceNetwork
 from cyclelight.networks.unet import UNetSettings
 
-Network: TypeAlias = UNet2DModel | ADMUNet
+Network: TypeAlias = UNet2DModel | ADMUNet | CovarianceNetwork
 NetworkSettings: TypeAlias = UNetSettings | ADMSettings
 
-NETWORKS: dict[str, type[Network]] = {"UNet2DModel": UNet2DModel, "ADMUNet": ADMUNet}
+NETWORKS: dict[str, type[Network]] = {**BODIES, "CovarianceNetwork": CovarianceNetwork}
 """Those that a domain folder may hold, by the name of their class."""
 
 
 def blocks(network: Network) -> list[nn.Module]:
     """The large parts of a network, which run one after the other."""
+    if isinstance(network, CovarianceNetwork):
+        return [*blocks(network.trunk), network.out, network.out2]
     if isinstance(network, ADMUNet):
         return [*network.input_blocks, network.middle_block, *network.output_blocks]
     middle = [] if network.mid_block is None else [network.mid_block]
@@ -41,6 +44,8 @@ def learns_variance(network: Network) -> bool:
     Raises:
         ValueError: its number of output channels is neither that of its input nor twice that.
     """
+    if isinstance(network, CovarianceNetwork):
+        return False
     if isinstance(network, ADMUNet):
         return bool(network.config.learn_sigma)
     channels, out_channels = network.config.in_channels, network.config.out_channels
@@ -59,6 +64,8 @@ def check_network(network: Network) -> int:
         ValueError: it asks for more than a state and its timestep, does not answer with a state, or
             works on states that are not square.
     """
+    if isinstance(network, CovarianceNetwork):
+        return check_network(network.trunk)
     config: Any = network.config
     learns_variance(network)
     embedding = getattr(config, "time_embedding_type", "positional")
@@ -85,6 +92,10 @@ def resize(network: Network, resolution: int) -> None:
     Raises:
         ValueError: the resolution cannot be halved as often as the network does.
     """
+    if isinstance(network, CovarianceNetwork):
+        resize(network.trunk, resolution)
+        network.register_to_config(sample_size=resolution, body=dict(network.trunk.config))
+        return
     config, old = network.config, network.config.sample_size
     adm = isinstance(network, ADMUNet)
     halvings = len(config.channel_mult if adm else config.block_out_channels) - 1
