@@ -11,11 +11,12 @@ ROOT = Path(__file__).parents[1]
 # `__init__`. New files find their place here first.
 ORDER = """
     errors files
-    diffusion: * pixels schedule steps noise denoiser loss
-    networks: unet adm autoencoder text sn fir ddgan *
+    diffusion: * pixels schedule steps noise denoiser loss ddgan
+    networks: unet adm autoencoder text sn fir ddgan discriminator *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
+    domains: generator_folder
     domains.adapters: * adm
-    chains: * loop latent_code source lockstep encode decode sample invert interpolate engine
+    chains: * loop ddgan latent_code source lockstep encode decode sample invert interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: * tokens
     metrics: * columns features faithfulness realism protocol figures judge gather
@@ -25,7 +26,7 @@ ORDER = """
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
     datamodules: translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
-    modules: * training denoiser domain autoencoder text clip covariance translation
+    modules: * training denoiser domain autoencoder text clip covariance ddgan translation
     commands: * guard processes parsing trainer_settings lightning_cli same_run
     commands: fit validate test predict evaluate atlas benchmark inspect import_ push
     cli __main__

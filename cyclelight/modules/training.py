@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import cos, pi
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -162,6 +162,20 @@ class TrainingModule(LightningModule, ABC):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": Rates(optimizer, self.rate_factor()),
+                "interval": "step",
+            },
+        }
+
+    def rate_factor(self) -> Callable[[int], float]:
+        """What the peak learning rate is multiplied by, given the step.
+
+        Raises:
+            ValueError: a cosine without an end.
+        """
         last = self._last_step() if self.lr_schedule == "cosine" else 0
 
         def factor(step: int) -> float:
@@ -172,10 +186,7 @@ class TrainingModule(LightningModule, ABC):
             done = (step - self.warmup_steps) / max(1, last - self.warmup_steps)
             return 0.5 * (1 + cos(pi * min(1.0, done)))
 
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": Rates(optimizer, factor), "interval": "step"},
-        }
+        return factor
 
     def _last_step(self) -> float:
         """Raises ValueError if there is none."""

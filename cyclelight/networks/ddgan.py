@@ -34,6 +34,8 @@ class DDGANSettings:
         mapping_layers: layers of the latent's embedding after the first.
         dropout: probability, in [0, 1).
         timesteps: steps from noise to image.
+        beta_min: rate of the noise at the clean end (`DDGANSchedule`).
+        beta_max: rate of the noise at the other end.
     """
 
     num_channels: int = 64
@@ -45,6 +47,8 @@ class DDGANSettings:
     mapping_layers: int = 3
     dropout: float = 0.0
     timesteps: int = 4
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     def build(self, *, resolution: int, channels: int) -> "DDGANGenerator":
         """A freshly initialised generator of images of `channels` x `resolution` x `resolution`.
@@ -78,6 +82,8 @@ class DDGANGenerator(ModelMixin, ConfigMixin):
         mapping_layers: int = 3,
         dropout: float = 0.0,
         timesteps: int = 4,
+        beta_min: float = 0.1,
+        beta_max: float = 20.0,
     ) -> None:
         super().__init__()
         at_least(4, num_channels=num_channels)
@@ -190,8 +196,9 @@ class StyleNorm(nn.Module):
         super().__init__()
         self.norm = _norm(channels, affine=False)
         self.style = nn.Linear(style, 2 * channels)
-        nn.init.zeros_(self.style.bias)
-        nn.init.ones_(self.style.bias[:channels])
+        with torch.no_grad():
+            self.style.bias.copy_(torch.ones(2 * channels))
+            self.style.bias[channels:] = 0
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
@@ -209,13 +216,10 @@ class ResBlock(nn.Module):
         self.GroupNorm_0 = StyleNorm(c_in, style)
         self.Conv_0 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.Dense_0 = nn.Linear(emb, c_out)
-        nn.init.zeros_(self.Dense_0.bias)
         self.GroupNorm_1 = StyleNorm(c_out, style)
         self.Dropout_0 = nn.Dropout(dropout)
         self.Conv_1 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        # So that each block begins as its skip connection.
-        nn.init.zeros_(self.Conv_1.weight)
-        nn.init.zeros_(self.Conv_1.bias)
+        nn.init.zeros_(self.Conv_1.weight)  # So that each block begins as its skip connection.
         if c_in != c_out or resample:
             self.Conv_2 = nn.Conv2d(c_in, c_out, 1)
 
