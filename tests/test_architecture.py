@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
     errors files
     diffusion: * pixels schedule steps noise denoiser loss ddgan
-    networks: unet adm autoencoder text sn fir ddgan discriminator *
+    networks: unet adm autoencoder text sn fir ddgan discriminator latent_prior diffae *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
     domains.adapters: * adm
-    chains: * loop ddgan latent_code source lockstep encode decode sample invert interpolate engine
+    chains: * loop ddgan latent_code source lockstep encode decode sample diffae invert
+    chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: * tokens
     metrics: * columns features faithfulness realism protocol figures judge gather
@@ -26,7 +27,8 @@ ORDER = """
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
     datamodules: translation_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
-    modules: * training denoiser domain autoencoder text clip covariance ddgan translation
+    modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
+    modules: diffae_latent translation
     commands: * guard processes parsing trainer_settings lightning_cli same_run
     commands: fit validate test predict evaluate atlas benchmark inspect import_ push
     cli __main__

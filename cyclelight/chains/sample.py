@@ -19,13 +19,15 @@ def reverse_chain(
 ) -> Iterator[Tensor]:
     """The states of a reverse chain that starts at x_T, (B, C, H, W); the last is the clean one.
 
-    `noise` is called for (purpose, t) at every t but the last, and not at all where eta is 0.
+    `noise` is called for (purpose, t) at every t but the last, and not at all where eta is 0 and
+    the variance fixed.
     """
     x = x_T
     for t, s in grid.pairs:
         step = Step.between(denoiser.schedule, t, s, eta)
         mean, sigma = mean_and_sigma(step, x, denoiser(x, t))
-        x = mean if s == CLEAN or eta == 0 else mean + sigma * noise(purpose, t, x)
+        still = s == CLEAN or (isinstance(sigma, float) and sigma == 0)
+        x = mean if still else mean + sigma * noise(purpose, t, x)
         yield x
 
 

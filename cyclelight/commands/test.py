@@ -10,6 +10,8 @@ from cyclelight.commands.lightning_cli import StageCLI, build, show
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.covariance import CovarianceModule  # noqa: F401
 from cyclelight.modules.ddgan import DDGANModule  # noqa: F401
+from cyclelight.modules.diffae import DiffAEModule  # noqa: F401
+from cyclelight.modules.diffae_latent import DiffAELatentModule  # noqa: F401
 
 
 class Test(StageCLI):

@@ -17,12 +17,15 @@ from cyclelight.domains.model_files import check_weights, load_model
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
 from cyclelight.networks.ddgan import DDGANGenerator
+from cyclelight.networks.diffae import DiffusionAutoencoder
 
 MARK = ("a generator folder", "generator.json")
 """What a generator folder is called, and the file by which it is known."""
 
-GeneratorNetwork: TypeAlias = DDGANGenerator
-KINDS: dict[str, type[GeneratorNetwork]] = {"DDGANGenerator": DDGANGenerator}
+GeneratorNetwork: TypeAlias = DDGANGenerator | DiffusionAutoencoder
+KINDS: dict[str, type[GeneratorNetwork]] = {
+    kind.__name__: kind for kind in (DDGANGenerator, DiffusionAutoencoder)
+}
 
 
 def save_generator(
