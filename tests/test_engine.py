@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import cyclelight
-from cyclelight.chains.engine import Engine, Runner, group_norm
+from cyclelight.chains.engine import Engine, Runner
 from cyclelight.cli import main
 from cyclelight.diffusion.denoiser import NetworkDenoiser
 from cyclelight.diffusion.pixels import to_uint8
@@ -112,16 +112,6 @@ def test_equal_networks_still_give_the_image_back() -> None:
     x = images(3)
     source, target = (Engine().speed_up(domain(0), "bf16-mixed") for _ in range(2))
     assert torch.equal(cyclelight.translate(source, target, x, steps=10, cleanup=0), x)
-
-
-def test_group_norm_in_parts_is_group_norm() -> None:
-    """Of torch, whatever the memory layout."""
-    torch.manual_seed(0)
-    norm, x = torch.nn.GroupNorm(4, 8), torch.randn(3, 8, 5, 7) * 3 + 1
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    for laid_out in (x, x.to(memory_format=torch.channels_last)):
-        assert_close(group_norm(norm, laid_out), norm(x))
 
 
 def test_a_formula_has_no_network_to_speed_up() -> None:

@@ -1,7 +1,6 @@
 """Engine: how networks are run. Speed is added from outside; denoisers stay plain."""
 
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
@@ -100,8 +99,6 @@ class Runner(nn.Module):
         self._replays: dict[int, Replay] = {}
         self._batches: set[int] = set()
         if engine.compile:
-            for norm in (m for m in self.network.modules() if isinstance(m, nn.GroupNorm)):
-                norm.forward = MethodType(group_norm, norm)  # type: ignore[method-assign]
             self.network.compile(dynamic=False)
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
@@ -135,17 +132,6 @@ class Runner(nn.Module):
         with torch.autocast(x_t.device.type, enabled=False):
             out = self.network(x_t, timesteps)
         return out if isinstance(out, Tensor) else out.sample
-
-
-def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Group norm of x (B, C, H, W) in parts that a compiler fuses in any memory layout.
-
-    Its own form of the layer wants channels first, and copies what comes otherwise.
-    """
-    parts = torch.unflatten(x, 1, (norm.num_groups, -1))
-    variance, mean = torch.var_mean(parts.float(), dim=(2, 3, 4), correction=0, keepdim=True)
-    y = ((parts - mean) * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
-    return (y * norm.weight[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
 
 
 class Replay:
