@@ -143,18 +143,23 @@ def test_states_are_kept_from_half_precision(
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_the_precision_that_was_chosen_is_kept_with_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_goes_on_in_the_precision_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also where another hardware would choose another one; unless it is asked for."""
     make_run(tmp_path, {"sources": ["a.png"], "real": ["b.png", "c.png"]})
     words = predict_words(tmp_path, tmp_path / "out")
     machine = "cyclelight.commands.trainer_settings.best_precision"
     monkeypatch.setattr(machine, lambda device: "32-true")
     assert main(words) == 0
-    assert "precision: 32-true" in (tmp_path / "out" / "config.yaml").read_text()
+    config = tmp_path / "out" / "config.yaml"
+    assert "precision: 32-true" in config.read_text()
+    assert "Networks run in 32-true, states in float32 (the fastest here" in caplog.text
     monkeypatch.setattr(machine, lambda device: "bf16-mixed")
-    assert main(words) == 2
-    assert main([*words, "--trainer.precision", "32-true"]) == 0
+    assert main(words) == 0 and "precision: 32-true" in config.read_text()
+    assert "(as before)" in caplog.text
+    assert main([*words, "--trainer.precision", "bf16-mixed"]) == 2
+    assert main([*words, "--overwrite"]) == 0 and "precision: bf16-mixed" in config.read_text()
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ class StageCLI(LightningCLI):
             raise UsageError("--output: the name of the folder is empty")
         check_strategy(self.config.trainer, shards=self.shards)
         if self.makes_images:
-            choose_precision(self.config.trainer)
+            choose_precision(self.config.trainer, self.kept_precision())
         path = self.config.get("ckpt_path")
         if path in self.checkpoint_words:
             return
@@ -164,6 +164,10 @@ class StageCLI(LightningCLI):
             raise UsageError(f"--ckpt_path: there is no file {path}")
         if reason := damage(Path(path)):
             raise UsageError(f"--ckpt_path: {path} cannot be used: {reason}")
+
+    def kept_precision(self) -> str | None:
+        """The precision of the run that this one goes on with, if it does."""
+        return None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Without logs and checkpoints, unless a stage or the user asks for them."""

@@ -1,6 +1,7 @@
 """`lightning predict`: make images, such as translations."""
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -13,7 +14,7 @@ from cyclelight.callbacks.writer import ImageWriter
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.lightning_cli import StageCLI, build, show
 from cyclelight.commands.parsing import keep_settings_apart
-from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run
+from cyclelight.commands.same_run import SaveRun, check_apart, check_same_run, kept_precision
 from cyclelight.methods import import_methods
 from cyclelight.methods.base import Method
 from cyclelight.modules.translation import TranslationModule
@@ -52,6 +53,9 @@ class Predict(StageCLI):
         """Overwriting is for this once: the configuration that is kept serves to go on."""
         super().before_instantiate_classes()
         self.overwrite, self.config.overwrite = self.config.overwrite, False
+
+    def kept_precision(self) -> str | None:
+        return None if self.config.overwrite else kept_precision(Path(self.config.output))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With the writer of the images, the figures and the page that shows both."""

@@ -83,6 +83,16 @@ def check_same_run(cli: StageCLI, folder: RunFolder) -> None:
         )
 
 
+def kept_precision(folder: Path) -> str | None:
+    """The precision of the run that made images in a folder; None if there was none."""
+    if not folder.is_dir() or not RunFolder(folder).manifest():
+        return None
+    try:
+        return str(_decisive(_kept(RunFolder(folder), "config.yaml"))["trainer.precision"])
+    except ValueError:
+        return None  # Told, with what else is damaged, when the settings are compared.
+
+
 def _kept(folder: RunFolder, name: str) -> dict[str, Any]:
     """What an earlier run wrote, as YAML or JSON, of how it made its images."""
     path = folder.root / name

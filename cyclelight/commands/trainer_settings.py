@@ -1,5 +1,6 @@
 """What a stage allows of the trainer's settings, and what it chooses itself."""
 
+import logging
 import re
 from typing import Any
 
@@ -9,16 +10,24 @@ from cyclelight.chains.engine import best_precision, dtype_of
 from cyclelight.commands.guard import UsageError
 from cyclelight.runs.sharding import FSDP2, PRECISIONS, Sharded
 
+log = logging.getLogger(__name__)
 
-def choose_precision(trainer: Any) -> None:
-    """The trainer's precision: by the hardware where none is asked for.
+
+def choose_precision(trainer: Any, kept: str | None = None) -> None:
+    """The trainer's precision: where none is asked for, by the hardware, and said.
+
+    Args:
+        trainer: the settings of the trainer.
+        kept: that of the run which goes on, if one does.
 
     Raises:
         UsageError: states would not stay in float32 under it.
     """
     if trainer.precision is None:
         cuda = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        trainer.precision = best_precision("cuda" if cuda else "cpu")
+        trainer.precision = kept or best_precision("cuda" if cuda else "cpu")
+        why = "as before" if kept else "the fastest here; 32-true gives a CPU's exact bits"
+        log.info("Networks run in %s, states in float32 (%s)", trainer.precision, why)
     try:
         dtype_of(trainer.precision)
     except ValueError as error:
