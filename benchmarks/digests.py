@@ -35,7 +35,7 @@ NETWORK = (
 FIT = {
     "model.network": NETWORK,
     "model.resolution": 16,
-    "model.sample_every_n_epochs": 0,
+    "model.sample_every_n_steps": 0,
     "model.warmup_steps": 10,
     "data.root": CATS,
     "data.batch_size": 2,

@@ -121,7 +121,7 @@ class Faults:
         own: dict[str, Any] = {
             "model.network": network + "head_channels: 8, norm_groups: 8}",
             "model.resolution": 16,
-            "model.sample_every_n_epochs": 0,
+            "model.sample_every_n_steps": 0,
             "data.root": CATS,
             "data.batch_size": 1,
             "checkpoint.every_n_train_steps": 5,

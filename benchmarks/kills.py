@@ -47,7 +47,7 @@ def fit(output: Path) -> list[str]:
         {
             "model.network": network + "head_channels: 8, norm_groups: 8, dropout: 0.1}",
             "model.resolution": 16,
-            "model.sample_every_n_epochs": 0,
+            "model.sample_every_n_steps": 0,
             "model.lr_schedule": "cosine",
             "model.warmup_steps": 10,
             "data.root": CATS,

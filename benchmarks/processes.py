@@ -53,7 +53,7 @@ def fit(root: Path, steps: int, processes: int) -> list[str]:
         f"--data.batch_size={BATCH // processes}",
         f"--trainer.max_steps={steps}",
         "--trainer.limit_val_batches=0",
-        "--model.sample_every_n_epochs=0",
+        "--model.sample_every_n_steps=0",
     ]
 
 

@@ -44,7 +44,7 @@ def module(**settings: Any) -> AutoencoderModule:
 
 def domain_module(autoencoder: Path, **settings: Any) -> DomainModule:
     torch.manual_seed(0)
-    defaults: dict[str, Any] = {"resolution": 16, "network": UNET, "sample_every_n_epochs": 1}
+    defaults: dict[str, Any] = {"resolution": 16, "network": UNET, "sample_every_n_steps": 1}
     return DomainModule(autoencoder=str(autoencoder), **{**defaults, **settings})
 
 

@@ -31,7 +31,7 @@ TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
 
 def module(**settings: Any) -> DomainModule:
     torch.manual_seed(0)
-    defaults: dict[str, Any] = {"resolution": 16, "network": TINY, "sample_every_n_epochs": 0}
+    defaults: dict[str, Any] = {"resolution": 16, "network": TINY, "sample_every_n_steps": 0}
     return DomainModule(**{**defaults, "warmup_steps": 2, "learning_rate": 1e-3, **settings})
 
 

@@ -210,7 +210,7 @@ def test_the_recipe_of_afhq(tmp_path: Path) -> None:
         "data.num_workers": 2,
         "trainer.max_steps": 20,
         "trainer.check_val_every_n_epoch": 5,
-        "model.sample_every_n_epochs": 0,
+        "model.sample_every_n_steps": 0,
         "trainer.enable_progress_bar": "false",
         "output": tmp_path / "run",
     }

@@ -63,7 +63,7 @@ def arguments(output: Path, *more: object) -> list[str]:
         "model.network.head_channels": 8,
         "model.network.norm_groups": 8,
         "model.network.dropout": 0.1,
-        "model.sample_every_n_epochs": 0,
+        "model.sample_every_n_steps": 0,
         "model.warmup_steps": 3,
         "model.lr_schedule": "cosine",
         "data.root": CATS,

@@ -30,7 +30,7 @@ COMMON = {
     "trainer.gradient_clip_val": 0.5,
     "checkpoint.every_n_train_steps": 4,
 }
-DOMAIN = {**COMMON, "model.network.dropout": 0, "model.sample_every_n_epochs": 1}
+DOMAIN = {**COMMON, "model.network.dropout": 0, "model.sample_every_n_steps": 1}
 AUTOENCODER = {
     "model": "AutoencoderModule",  # Before its settings.
     **COMMON,

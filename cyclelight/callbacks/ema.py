@@ -1,5 +1,7 @@
 """EMA: Lightning's weight averaging with a decay that ramps up, and with sharded modules."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -59,6 +61,15 @@ class EMA(WeightAveraging):
         """Go back to the weights, sharded first: those that were assembled are copies."""
         scatter(pl_module)
         super().on_validation_epoch_end(trainer, pl_module)
+
+    @contextmanager
+    def averaged(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+        """The averages stand in meanwhile, whole, as in validation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+        try:
+            yield
+        finally:
+            self.on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not yet: a checkpoint of this moment has the weights as they were trained, too."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from cyclelight.callbacks.samples import log_images
 from cyclelight.diffusion.loss import finite
 from cyclelight.diffusion.noise import gaussian_like
 from cyclelight.diffusion.pixels import to_float, to_uint8
@@ -23,7 +22,6 @@ from cyclelight.runs.sharding import shard
 
 MEASURED = 1024
 """Training images from which the scaling factor is measured."""
-SHOWN = 8
 
 
 class AutoencoderModule(TrainingModule):
@@ -88,18 +86,20 @@ class AutoencoderModule(TrainingModule):
         self.log("train/kl", kl)
         return finite(l1 + self.kl_weight * kl / x[0].numel(), self.global_step)
 
+    def pictures(self, real: Tensor, first: int) -> Tensor:
+        """The reconstructions of the real images."""
+        made: Tensor = self.network.decode(self.network.encode(real).latent_dist.mode()).sample
+        return made
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Reconstructions from the posterior's mean, as a domain will make them."""
         x = to_float(batch["image"])
         if not len(x):  # What a process without images gets.
             return
-        x_hat = self.network.decode(self.network.encode(x).latent_dist.mode()).sample
+        x_hat = self.pictures(x, 0)
         pixels = to_uint8(x_hat)
         self.val_l1.update((x - x_hat).abs().mean(dim=(1, 2, 3)))
         self.val_psnr.update(psnr(pixels, batch["image"]))
-        if batch_idx == 0 and not self.trainer.sanity_checking:
-            shown = torch.cat([x[:SHOWN], x_hat[:SHOWN].to(x)])
-            log_images(self.trainer, "reconstructions", shown, columns=min(SHOWN, len(x)))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over images of the absolute error and of the PSNR."""

@@ -26,7 +26,6 @@ class CovarianceModule(DenoiserModule):
         head: `simple`, a norm and a convolution, or `complex`, a residual block before them.
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
-        sample_every_n_epochs: how often a grid of samples goes to TensorBoard; 0 for never.
         save_dtype: dtype of the weights in the domain folder.
         training: see `TrainingModule`.
 
@@ -41,7 +40,6 @@ class CovarianceModule(DenoiserModule):
         covariance: Covariance = "sn",
         head: HeadKind = "simple",
         ema_decay: float = 0.999,
-        sample_every_n_epochs: int = 10,
         save_dtype: Literal["float32", "float16"] = "float32",
         **training: Any,
     ) -> None:
@@ -65,7 +63,6 @@ class CovarianceModule(DenoiserModule):
             given.resolution,
             given.channels,
             given.autoencoder,
-            sample_every_n_epochs,
             save_dtype,
             ema_decay,
             **training,

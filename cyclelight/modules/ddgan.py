@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from cyclelight.callbacks.samples import COUNT, log_images
 from cyclelight.chains.ddgan import generate
 from cyclelight.diffusion.ddgan import DDGANSchedule
 from cyclelight.diffusion.loss import finite
@@ -46,7 +45,6 @@ class DDGANModule(TrainingModule):
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
         learning_rate: peak learning rate of the generator.
-        sample_every_n_epochs: how often a grid of samples goes to TensorBoard; 0 for never.
         save_dtype: dtype of the weights in the generator folder.
         training: see `TrainingModule`.
 
@@ -68,18 +66,17 @@ class DDGANModule(TrainingModule):
         r1_every: int = 15,
         ema_decay: float = 0.999,
         learning_rate: float = 1.6e-4,
-        sample_every_n_epochs: int = 10,
         save_dtype: Literal["float32", "float16"] = "float32",
         **training: Any,
     ) -> None:
         super().__init__(ema_decay, learning_rate, **training)
         at_least(1, resolution=resolution, channels=channels, r1_every=r1_every)
-        at_least(0, r1_weight=r1_weight, sample_every_n_epochs=sample_every_n_epochs)
+        at_least(0, r1_weight=r1_weight)
         at_least(1e-12, discriminator_rate=discriminator_rate)
         self.resolution, self.channels = resolution, channels
         self.discriminator_rate = discriminator_rate
         self.r1_weight, self.r1_every = r1_weight, r1_every
-        self.sample_every_n_epochs, self.save_dtype = sample_every_n_epochs, save_dtype
+        self.save_dtype = save_dtype
         self.schedule = DDGANSchedule(network.timesteps, network.beta_min, network.beta_max)
         self.latent_size = network.latent_size
         self.generator = network.build(resolution=resolution, channels=channels)
@@ -166,9 +163,10 @@ class DDGANModule(TrainingModule):
             (gradient,) = torch.autograd.grad(logits, x_t, create_graph=True)
         return gradient.square().sum(dim=(1, 2, 3)).mean()
 
-    def sample(self, count: int) -> Tensor:
-        """`count` images (B, C, R, R) in [-1, 1]; image i has always the same noise."""
-        schedule, noise = self.schedule, KeyedNoise(self.seed, range(count))
+    def pictures(self, real: Tensor, first: int) -> Tensor:
+        """Samples (B, C, R, R) in [-1, 1]; the i-th has always the same noise."""
+        count = len(real)
+        schedule, noise = self.schedule, KeyedNoise(self.seed, range(first, first + count))
         x_T = torch.zeros(count, self.channels, self.resolution, self.resolution)
         x_T = x_T.to(self.device)
         steps = range(schedule.timesteps)
@@ -195,12 +193,8 @@ class DDGANModule(TrainingModule):
         self.val_error.update(error.square().mean(dim=(1, 2, 3)))
 
     def on_validation_epoch_end(self) -> None:
-        """Log that error, mean over images, and samples."""
+        """Log that error, mean over images."""
         self.log("val/x_0_error", self.val_error, prog_bar=True)
-        every = self.sample_every_n_epochs
-        due = every and (self.trainer.current_epoch + 1) % every == 0
-        if due and not self.trainer.sanity_checking and self.trainer.is_global_zero:
-            log_images(self.trainer, "samples", self.sample(COUNT), columns=4)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """As validation."""

@@ -44,7 +44,6 @@ class DomainModule(DenoiserModule):
             resolution may differ: 32 pixels first is a good start for 48 or 64.
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
-        sample_every_n_epochs: how often a grid of samples goes to TensorBoard; 0 for never.
         save_dtype: dtype of the weights in the domain folder.
         training: see `TrainingModule`.
 
@@ -65,7 +64,6 @@ class DomainModule(DenoiserModule):
         weighting: Weighting = "p2",
         init_from: str | None = None,
         ema_decay: float = 0.9999,
-        sample_every_n_epochs: int = 10,
         save_dtype: Literal["float32", "float16"] = "float32",
         **training: Any,
     ) -> None:
@@ -84,7 +82,6 @@ class DomainModule(DenoiserModule):
             resolution,
             channels,
             space,
-            sample_every_n_epochs,
             save_dtype,
             ema_decay,
             **training,
