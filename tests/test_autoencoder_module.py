@@ -102,7 +102,7 @@ def test_fit_learns_and_writes_an_autoencoder_of_unit_variance(tmp_path: Path) -
     x_hat = autoencoder.decode(autoencoder.encode(held_out[None])).clamp(-1, 1)
     mse = (x_hat - held_out).div(2).square().mean()
     assert_close(psnr[-1], float(-10 * mse.log10()), rtol=0, atol=0.1)
-    assert events.Images("reconstructions")
+    assert events.Images("samples")
 
 
 def test_a_domain_is_trained_on_latents(tmp_path: Path, autoencoder: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_domain_is_trained_on_latents(tmp_path: Path, autoencoder: Path) -> No
     assert_close(checkpoint.denoiser(latents, 500).eps, domain.denoiser(latents, 500).eps)
     events = EventAccumulator(str(tmp_path / "run" / "logs"))
     events.Reload()
-    assert events.Images("samples")[0].height > 4 * 16
+    assert events.Images("samples")[0].width > 4 * 16
     assert "val/loss" in trainer.logged_metrics
     optimizer = trainer.optimizers[0]
     held = sum(len(group["params"]) for group in optimizer.param_groups)

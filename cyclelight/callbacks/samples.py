@@ -75,7 +75,7 @@ class SampleGrid(Callback):
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
-        self._real: list[Tensor] = []
+        self._real: dict[str, Tensor] = {}
         self._step = self._drawn = 0
         self._spent = self._each = 0.0
 
@@ -87,10 +87,11 @@ class SampleGrid(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the first images that come along."""
-        missing = COUNT - sum(map(len, self._real))
-        if missing > 0:
-            self._real.append(batch["image"][:missing].cpu())
+        """Keep the first images that come along, each once."""
+        if len(self._real) < COUNT:
+            for key, image in zip(batch["key"], batch["image"], strict=True):
+                if len(self._real) < COUNT and key not in self._real:
+                    self._real[key] = image.cpu()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -128,7 +129,7 @@ class SampleGrid(Callback):
     def _make(self, trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor]:
         """(real images, those to show beside them): uint8, (B, R, R, C); few if time is short."""
         assert isinstance(module, MakesPictures)
-        real = torch.cat(self._real)
+        real = torch.stack(list(self._real.values()))
         modes = {part: part.training for part in module.modules()}
         module.eval()
         made: list[Tensor] = []

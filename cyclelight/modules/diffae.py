@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from cyclelight.callbacks.samples import log_images
 from cyclelight.chains.diffae import SCHEDULE, make_images
 from cyclelight.diffusion.loss import finite
 from cyclelight.diffusion.noise import KeyedNoise, gaussian_like, keyed_generator
@@ -20,7 +19,8 @@ from cyclelight.modules.training import TrainingModule
 from cyclelight.networks import arrange
 from cyclelight.networks.diffae import DiffAESettings
 
-SHOWN, STEPS = 8, 20
+STEPS = 20
+"""Timesteps of the reconstructions that are shown while it trains."""
 
 
 class DiffAEModule(TrainingModule):
@@ -35,7 +35,6 @@ class DiffAEModule(TrainingModule):
         network: shape of the networks.
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
-        show_every_n_epochs: how often reconstructions go to TensorBoard; 0 for never.
         save_dtype: dtype of the weights in the generator folder.
         training: see `TrainingModule`.
 
@@ -51,15 +50,12 @@ class DiffAEModule(TrainingModule):
         channels: int = 3,
         network: DiffAESettings = DiffAESettings(),  # noqa: B008 (frozen)
         ema_decay: float = 0.999,
-        show_every_n_epochs: int = 10,
         save_dtype: Literal["float32", "float16"] = "float32",
         **training: Any,
     ) -> None:
         super().__init__(ema_decay, **training)
         at_least(1, resolution=resolution, channels=channels)
-        at_least(0, show_every_n_epochs=show_every_n_epochs)
-        self.resolution, self.show_every_n_epochs = resolution, show_every_n_epochs
-        self.save_dtype = save_dtype
+        self.resolution, self.save_dtype = resolution, save_dtype
         self.network = network.build(resolution=resolution, channels=channels)
         self.network.prior.requires_grad_(False)
         arrange(self.network)
@@ -90,8 +86,13 @@ class DiffAEModule(TrainingModule):
         self.log("train/loss", loss, prog_bar=True)
         return finite(loss, self.global_step)
 
+    def pictures(self, real: Tensor, first: int) -> Tensor:
+        """The real images from their codes; the i-th always from the same noise."""
+        x_T = KeyedNoise(self.seed, range(first, first + len(real)))("start", 0, real)
+        return make_images(self.network, x_T, self.network.encoder(real), STEPS)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Each image at one timestep, which depends on its key alone; reconstructions."""
+        """Each image at one timestep, which depends on its key alone."""
         if not len(batch["image"]):  # What a process without images gets.
             return
         x_0, noise = to_float(batch["image"]), KeyedNoise(self.seed, batch["key"])
@@ -102,12 +103,6 @@ class DiffAEModule(TrainingModule):
             for key in batch["key"]
         ]
         self.val_loss.update(self.loss(x_0, torch.stack(t).to(x_0.device), noise("val", 1, x_0)))
-        every = self.show_every_n_epochs
-        due = every and (self.trainer.current_epoch + 1) % every == 0
-        if due and batch_idx == 0 and not self.trainer.sanity_checking:
-            x, x_T = x_0[:SHOWN], noise("start", 0, x_0)[:SHOWN]
-            made = make_images(self.network, x_T, self.network.encoder(x), STEPS)
-            log_images(self.trainer, "reconstructions", torch.cat([x, made.to(x)]), columns=len(x))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean loss."""

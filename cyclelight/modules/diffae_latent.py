@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from cyclelight.callbacks.samples import COUNT, log_images
 from cyclelight.chains.diffae import code_denoiser, make_codes, make_images
 from cyclelight.diffusion.loss import finite
 from cyclelight.diffusion.noise import KeyedNoise, gaussian_like, keyed_generator
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.steps import add_noise
 from cyclelight.domains.generator_folder import MARK, load_generator, save_generator
-from cyclelight.errors import BadValue, at_least
+from cyclelight.errors import BadValue
 from cyclelight.modules.training import TrainingModule
 from cyclelight.networks.diffae import DiffusionAutoencoder
 
@@ -34,7 +33,6 @@ class DiffAELatentModule(TrainingModule):
         generator: the folder of the autoencoder, such as DiffAEModule's `generator/`.
         ema_decay: decay of the weights' moving average, in [0, 1); it ramps up from 0 as
             (1 + n) / (10 + n).
-        sample_every_n_epochs: how often a grid of samples goes to TensorBoard; 0 for never.
         save_dtype: dtype of the weights in the generator folder.
         training: see `TrainingModule`.
 
@@ -49,12 +47,10 @@ class DiffAELatentModule(TrainingModule):
         self,
         generator: str,
         ema_decay: float = 0.999,
-        sample_every_n_epochs: int = 10,
         save_dtype: Literal["float32", "float16"] = "float32",
         **training: Any,
     ) -> None:
         super().__init__(ema_decay, **training)
-        at_least(0, sample_every_n_epochs=sample_every_n_epochs)
         network, self.given_card = load_generator(generator)
         if not isinstance(network, DiffusionAutoencoder):
             raise BadValue(
@@ -65,7 +61,7 @@ class DiffAELatentModule(TrainingModule):
         self.network = network
         self.network.prior.requires_grad_(True).train()
         self.resolution = network.config.sample_size
-        self.sample_every_n_epochs, self.save_dtype = sample_every_n_epochs, save_dtype
+        self.save_dtype = save_dtype
         self.schedule = code_denoiser(network).schedule
         self.statistics: tuple[Tensor, Tensor] | None = None
         self.val_loss = MeanMetric()
@@ -127,19 +123,16 @@ class DiffAELatentModule(TrainingModule):
         self.val_loss.update(self.loss(x_0, torch.stack(t).to(x_0.device), z))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean loss, and samples."""
+        """Log the mean loss."""
         if self.statistics is None:
             return
         self.log("val/loss", self.val_loss, prog_bar=True)
-        every = self.sample_every_n_epochs
-        due = every and (self.trainer.current_epoch + 1) % every == 0
-        if due and not self.trainer.sanity_checking and self.trainer.is_global_zero:
-            log_images(self.trainer, "samples", self.sample(COUNT), columns=4)
 
-    def sample(self, count: int) -> Tensor:
-        """`count` images (B, C, R, R) near [-1, 1]; image i has always the same noise."""
+    def pictures(self, real: Tensor, first: int) -> Tensor:
+        """Samples (B, C, R, R) near [-1, 1]; the i-th has always the same noise."""
         assert self.statistics is not None
-        noise, config = KeyedNoise(self.seed, range(count)), self.network.config
+        count = len(real)
+        noise, config = KeyedNoise(self.seed, range(first, first + count)), self.network.config
         z = make_codes(self.network, noise("latent", 0, self._noise_shape(count)), STEPS)
         shape = (count, config.in_channels, self.resolution, self.resolution)
         x_T = noise("start", 0, torch.zeros(shape, device=self.device))
