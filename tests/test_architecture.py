@@ -15,7 +15,7 @@ ORDER = """
     networks: unet adm autoencoder text sn fir ddgan discriminator latent_prior diffae *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
-    domains.adapters: * adm
+    domains.adapters: * adm sn_ddpm ddgan diffae generators
     chains: * loop ddgan latent_code source lockstep encode decode sample diffae invert
     chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate

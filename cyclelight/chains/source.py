@@ -5,9 +5,9 @@ that nothing has to be stored between the two.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -108,12 +108,12 @@ def _predictions(
     x = torch.cat(list(states[: len(pairs)]))
     t = torch.tensor([t for t, _ in pairs], device=x.device).repeat_interleave(batch)
     prediction = source(x, t)
-    said = (prediction.eps, prediction.v_range, prediction.cov_x_0)
+    values = {field.name: getattr(prediction, field.name) for field in fields(Prediction)}
 
     def part(i: int) -> Prediction:
-        eps, *variance = (None if value is None else value[i : i + batch] for value in said)
-        assert eps is not None
-        return Prediction(eps, *variance)
+        # The others are numbers, of the denoiser itself.
+        cut: Any = {n: v[i : i + batch] for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(prediction, **cut)
 
     return [part(i) for i in range(0, len(x), batch)]
 

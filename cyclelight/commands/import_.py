@@ -1,19 +1,24 @@
-"""`lightning import` and `lightning export`: the field's checkpoints <-> domain folders."""
+"""`lightning import` and `lightning export`: the field's checkpoints <-> our folders."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
+from torch import nn
 
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.denoiser import NetworkDenoiser
-from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, save_adm
+from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, read_state, save_adm
+from cyclelight.domains.adapters.generators import GeneratorFlags, read_generator
+from cyclelight.domains.adapters.sn_ddpm import has_covariance, load_sn_ddpm
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import load_domain, save_domain
+from cyclelight.domains.generator_folder import save_generator
 from cyclelight.domains.hub import hub_name
 from cyclelight.networks.adm import ADMUNet
+from cyclelight.networks.sn import Covariance
 
 ADM_FILES = (".pt", ".pth", ".safetensors")
 
@@ -22,10 +27,11 @@ def _import_parser() -> ArgumentParser:
     parser = make_parser(
         "import",
         "FILE_OR_FOLDER --to DIR [--OPTION VALUE]",
-        "Make a domain folder of a checkpoint: guided-diffusion's (ADM) .pt or "
-        ".safetensors, a diffusers folder, or a .ckpt of `fit`. Files that would run code when "
-        "read are refused.",
-        epilog="The other flags of guided-diffusion are read from the tensors, and printed.",
+        "Make a domain folder of a checkpoint: guided-diffusion's (ADM) or SN-DDPM's .pt or "
+        ".safetensors, a diffusers folder, or a .ckpt of `fit`; or a generator folder of DDGAN's "
+        ".pth or DiffAE's .ckpt. Files that would run code when read are refused.",
+        epilog="The other flags of guided-diffusion are read from the tensors, and printed. "
+        "SN-DDPM, DDGAN and DiffAE need --flags.image_size.",
     )
     parser.add_argument("source", metavar="FILE_OR_FOLDER", help="What to import.")
     parser.add_argument("--to", type=str, required=True, metavar="DIR", help="Folder to make.")
@@ -34,6 +40,12 @@ def _import_parser() -> ArgumentParser:
         "--data_licence", type=str | None, help="Licence of the training images, for domain.json."
     )
     parser.add_class_arguments(ADMFlags, "flags")
+    parser.add_argument(
+        "--covariance",
+        type=Literal["sn", "npr"] | None,
+        help="Of SN-DDPM and NPR-DDPM: which of the two.",
+    )
+    parser.add_class_arguments(GeneratorFlags, "generator")
     return parser
 
 
@@ -44,17 +56,26 @@ def import_(args: list[str]) -> int:
         to, flags = Path(options.to), ADMFlags(**options.flags.as_dict())
         if to.exists():
             raise ValueError(f"--to: {to} exists already; name a new folder")
-        domain = _read(options.source, flags)
+        more = GeneratorFlags(**options.generator.as_dict())
+        generator = read_generator(options.source, flags.image_size, more)
+        domain = None if generator else _read(options.source, flags, options.covariance)
     source = options.source if hub_name(options.source) else Path(options.source).name
-    card = {
-        **domain.card,
+    card: dict[str, Any] = {
         "name": options.name or to.resolve().name,
-        "resolution": domain.resolution,
-        "channels": domain.channels,
+        "data_licence": options.data_licence or "not stated",
         "imported_from": source,
     }
-    if options.data_licence:
-        card["data_licence"] = options.data_licence
+    if generator is not None:
+        network, told = generator
+        size = network.config.sample_size
+        save_generator(to, network, {**told, **card, "resolution": size})
+        print(f"Wrote {to}: {_millions(network)} M parameters, {size} pixels.")
+        return 0
+    assert domain is not None
+    if not options.data_licence:
+        card["data_licence"] = domain.card.get("data_licence", card["data_licence"])
+    shape = {"resolution": domain.resolution, "channels": domain.channels}
+    card = {**domain.card, **card, **shape}
     denoiser = domain.denoiser
     assert isinstance(denoiser, NetworkDenoiser)
     save_domain(
@@ -65,12 +86,15 @@ def import_(args: list[str]) -> int:
         card=card,
         autoencoder=domain.autoencoder,
     )
-    millions = sum(p.numel() for p in denoiser.network.parameters()) / 1e6
-    print(f"Wrote {to}: {millions:.1f} M parameters, {domain.resolution} pixels.")
+    print(f"Wrote {to}: {_millions(denoiser.network)} M parameters, {domain.resolution} pixels.")
     return 0
 
 
-def _read(source: str, flags: ADMFlags) -> Domain:
+def _millions(network: nn.Module) -> str:
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}"
+
+
+def _read(source: str, flags: ADMFlags, covariance: Covariance | None) -> Domain:
     """The domain of whatever `source` is."""
     path = Path(source)
     if path.suffix not in ADM_FILES:
@@ -83,6 +107,17 @@ def _read(source: str, flags: ADMFlags) -> Domain:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     schedule = flags.schedule
+    if has_covariance(read_state(path)):
+        if covariance is None:
+            raise ValueError(
+                f"{source} has a covariance head: give --covariance sn or --covariance npr, "
+                f"whichever it was trained for"
+            )
+        head = load_sn_ddpm(path, flags, covariance)
+        size, channels = head.config.sample_size, head.config.in_channels
+        return Domain(NetworkDenoiser(head, schedule), size, channels)
+    if covariance is not None:
+        raise ValueError(f"--covariance is for a network with a covariance head, {source} has none")
     network = load_adm(path, flags)
     told = {name: value for name, value in asdict(flags).items() if value is not None}
     print(_table(flags_of(network), told))

@@ -256,6 +256,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # Logging counts steps across epochs, so short epochs lose nothing.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
+    # The body below a covariance head.
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode at the start")
     # A process without validation images has nothing to count.
     warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric")
     # validate and test make no ModelCheckpoint, and need none.

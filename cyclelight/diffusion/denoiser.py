@@ -1,6 +1,7 @@
 """Denoiser: a network and its schedule behind the one interface that everything else knows."""
 
 from dataclasses import dataclass
+from math import pi, sqrt
 from typing import Literal, Protocol
 
 import torch
@@ -36,11 +37,15 @@ class Prediction:
             where the variance is fixed.
         cov_x_0: variance of each pixel of the clean image given x_t, same shape; None if not
             known. The optimal variance of a step follows from it (`Step.optimal_sigma`).
+        last_sigma: the most that the optimal sigma may be at the lowest level; None for any.
+        x_0: the clean image, if it is not what eps implies: clamped, and not folded back into eps.
     """
 
     eps: Tensor
     v_range: Tensor | None = None
     cov_x_0: Tensor | None = None
+    last_sigma: float | None = None
+    x_0: Tensor | None = None
 
 
 class Denoiser(Protocol):
@@ -72,6 +77,10 @@ class NetworkDenoiser(nn.Module):
         clip_x_0: clamp the predicted clean image to [-1, 1] and fold that back into eps; a learned
             variance of its pixels is clamped to [0, 1], then.
         second_head: what the second half of 2 C channels means.
+        fold: False leaves eps as it is when x_0 is clamped, as SN-DDIM's program does and diffusers
+            where use_clipped_model_output is off; for eta below 1.
+        last_pixels: the most that the noise of an optimal variance may be at the lowest level, as a
+            mean absolute value in 8-bit pixels; None for any.
     """
 
     def __init__(
@@ -83,6 +92,8 @@ class NetworkDenoiser(nn.Module):
         variance: Literal["fixed", "learned"] = "fixed",
         clip_x_0: bool = False,
         second_head: SecondHead = "range",
+        fold: bool = True,
+        last_pixels: float | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -91,6 +102,9 @@ class NetworkDenoiser(nn.Module):
         self.variance = variance
         self.clip_x_0 = clip_x_0
         self.second_head = second_head
+        self.fold = fold
+        # E|sigma noise| = sigma sqrt(2 / pi), and a pixel is 2 / 255.
+        self.last_sigma = None if last_pixels is None else 2 / 255 * last_pixels * sqrt(pi / 2)
 
     def output(self, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the network itself says: (its prediction, its second head or None).
@@ -127,17 +141,18 @@ class NetworkDenoiser(nn.Module):
                 "variance", "variance is 'learned', but the network has no variance channels"
             )
         eps = eps_from_output(out, x_t, alpha_bar_t, self.prediction_type)
-        cov_x_0 = None
+        cov_x_0, x_0 = None, None
         if self.variance == "learned" and self.second_head != "range":
             assert second is not None
             spread = second - eps.square() if self.second_head == "sn" else second
             cov_x_0 = covariance_of_x_0(spread, alpha_bar_t)
         if self.clip_x_0:
             x_0 = x_0_from_eps(x_t, eps, alpha_bar_t).clamp(-1, 1)
-            eps = eps_from_x_0(x_t, x_0, alpha_bar_t)
+            eps = eps_from_x_0(x_t, x_0, alpha_bar_t) if self.fold else eps
             cov_x_0 = None if cov_x_0 is None else cov_x_0.clamp(0, 1)
         ranged = self.variance == "learned" and self.second_head == "range"
-        return Prediction(eps, second if ranged else None, cov_x_0)
+        kept = None if self.fold else x_0
+        return Prediction(eps, second if ranged else None, cov_x_0, self.last_sigma, kept)
 
 
 def mean_and_sigma(
@@ -148,9 +163,9 @@ def mean_and_sigma(
     Raises:
         ValueError: the prediction has a learned variance and eta is not 1.
     """
-    mean = step.mean(x_t, prediction.eps)
+    mean = step.mean(x_t, prediction.eps, prediction.x_0)
     if prediction.cov_x_0 is not None:
-        return mean, step.optimal_sigma(prediction.cov_x_0)
+        return mean, step.optimal_sigma(prediction.cov_x_0, prediction.last_sigma)
     if prediction.v_range is None:
         return mean, step.sigma
     if step.eta != 1:

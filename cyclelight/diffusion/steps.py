@@ -71,16 +71,18 @@ class Step:
         alpha_bar_t: alpha-bar of the level that is left, in (0, 1]; 1 is the clean image.
         alpha_bar_s: alpha-bar of the level that is reached, in (0, 1].
         eta: see `Eta`.
+        lowest: whether the level that is reached is the schedule's lowest, timestep 0.
     """
 
     alpha_bar_t: float
     alpha_bar_s: float
     eta: Eta
+    lowest: bool = False
 
     @classmethod
     def between(cls, schedule: NoiseSchedule, t: int, s: int, eta: Eta) -> "Step":
         """The step from timestep t to timestep s of a schedule."""
-        return cls(schedule.alpha_bar(t), schedule.alpha_bar(s), eta)
+        return cls(schedule.alpha_bar(t), schedule.alpha_bar(s), eta, s == 0)
 
     @property
     def sigma(self) -> float:
@@ -104,7 +106,7 @@ class Step:
         beta_tilde = beta * (1 - self.alpha_bar_s) / (1 - self.alpha_bar_t)
         return torch.exp(0.5 * learned_log_variance(v, log(beta), log(beta_tilde)))
 
-    def optimal_sigma(self, cov_x_0: Tensor) -> Tensor | float:
+    def optimal_sigma(self, cov_x_0: Tensor, last: float | None = None) -> Tensor | float:
         """Standard deviation that also holds what the clean image leaves open (Bao et al. 2022).
 
         sigma^2 + (sqrt(abar_s) - sqrt((1 - abar_s - sigma^2) abar_t / (1 - abar_t)))^2 cov_x_0, the
@@ -114,17 +116,24 @@ class Step:
         Args:
             cov_x_0: variance of each pixel of x_0 given x_t; a negative one, which a network may
                 give, lowers sigma, at most to 0.
+            last: the most that sigma may be where the lowest level is reached: that noise is seen
+                in the image (Bao et al. 2022, appendix).
         """
         a_t, a_s = self.alpha_bar_t, self.alpha_bar_s
         if a_s == 1:
             return 0.0
         kept = max(0.0, 1 - a_s - self.sigma**2)
         slope = sqrt(a_s) - sqrt(kept * a_t / (1 - a_t))
-        return (self.sigma**2 + slope**2 * cov_x_0).clamp(min=0).sqrt()
+        sigma = (self.sigma**2 + slope**2 * cov_x_0).clamp(min=0).sqrt()
+        return sigma.clamp(max=last) if self.lowest and last is not None else sigma
 
-    def mean(self, x_t: Tensor, eps: Tensor) -> Tensor:
-        """mu = sqrt(abar_s) x_0_hat + sqrt(1 - abar_s - sigma^2) eps (Song et al. 2021, Eq. 12)."""
-        mean = sqrt(self.alpha_bar_s) * x_0_from_eps(x_t, eps, self.alpha_bar_t)
+    def mean(self, x_t: Tensor, eps: Tensor, x_0: Tensor | None = None) -> Tensor:
+        """mu = sqrt(abar_s) x_0_hat + sqrt(1 - abar_s - sigma^2) eps (Song et al. 2021, Eq. 12).
+
+        x_0_hat is `x_0` if given, else what eps implies.
+        """
+        x_0 = x_0_from_eps(x_t, eps, self.alpha_bar_t) if x_0 is None else x_0
+        mean = sqrt(self.alpha_bar_s) * x_0
         if self.eta == "maximum":  # Where the root would be 0 but for rounding.
             return mean
         # Rounding can leave a tiny negative number where eta = 1 and s is the lowest timestep.

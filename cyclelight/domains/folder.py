@@ -147,6 +147,8 @@ def load_domain(
         variance=variance,
         clip_x_0=clip_x_0,
         second_head=unet.config.covariance if isinstance(unet, CovarianceNetwork) else "range",
+        # As published; latents have no pixels.
+        last_pixels=2.0 if autoencoder is None else None,
     )
     name = stored.card.get("name", path.stem if path.is_file() else display_name(given))
     # Anyone's card may name it, and every table, title and message does.

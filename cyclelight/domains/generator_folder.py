@@ -76,6 +76,8 @@ def load_generator(
         inner = path / "generator"
         hint = f"; did you mean {inner}?" if (inner / MARK[1]).is_file() else ""
         raise BadValue(what, f"{what}: {path} is not {MARK[0]}: it has no {MARK[1]}{hint}")
+    if not (path / "network" / "config.json").is_file():
+        raise BadValue(what, f"{what}: {path} is not whole: it has no network/config.json")
     class_name = read_json(path / "network" / "config.json", what).get("_class_name")
     if class_name not in KINDS:
         raise BadValue(what, f"{what}: {path} holds a {class_name}, not one of {', '.join(KINDS)}")

@@ -56,6 +56,7 @@ class CovarianceModule(DenoiserModule):
             variance="learned",
             clip_x_0=given.autoencoder is None,
             second_head=covariance,
+            last_pixels=2.0 if given.autoencoder is None else None,
         )
         super().__init__(
             denoiser,

@@ -59,7 +59,9 @@ class DiffAELatentModule(TrainingModule):
                 f"not a {type(network).__name__}",
             )
         self.network = network
-        self.network.prior.requires_grad_(True).train()
+        # All in training mode, or Lightning warns; what is used of the others has no dropout.
+        self.network.train()
+        self.network.prior.requires_grad_(True)
         self.resolution = network.config.sample_size
         self.save_dtype = save_dtype
         self.schedule = code_denoiser(network).schedule

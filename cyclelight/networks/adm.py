@@ -189,8 +189,8 @@ def _check(config: Any, widths: list[int], sizes: list[int]) -> None:
                 raise BadValue(name, f"{name} {value} does not divide the channels {indivisible}")
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=1e-5)
+def _norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-5)
 
 
 class Block(nn.Sequential):
@@ -274,10 +274,10 @@ class AttentionBlock(nn.Module):
     guided-diffusion calls the legacy order.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, groups: int = GROUPS) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, groups)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 

@@ -128,6 +128,10 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels), channels, eps=1e-5)
 
 
+def _attention(channels: int, heads: int) -> nn.Module:
+    return AttentionBlock(channels, heads, min(32, channels))
+
+
 class Layers(nn.Sequential):
     """Layers in a row, of which the residual blocks see timestep and code, if there are any."""
 
@@ -203,14 +207,14 @@ class Encoder(nn.Module):
         layers = [Layers(nn.Conv2d(channels, c, 3, padding=1))]
         for level, m in enumerate(mult):
             for _ in range(blocks):
-                attends = [AttentionBlock(m * width, heads)] if size in attention else []
-                layers.append(Layers(EncoderBlock(c, m * width), *_grouped(attends)))
+                attends = [_attention(m * width, heads)] if size in attention else []
+                layers.append(Layers(EncoderBlock(c, m * width), *attends))
                 c = m * width
             if level < len(mult) - 1:
                 layers.append(Layers(EncoderBlock(c, c, "down")))
                 size //= 2
         self.input_blocks = nn.ModuleList(layers)
-        middle = _grouped([AttentionBlock(c, heads)])
+        middle = [_attention(c, heads)]
         self.middle_block = Layers(EncoderBlock(c, c), *middle, EncoderBlock(c, c))
         pool, last = nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, code_size, 1)
         self.out = nn.Sequential(_norm(c), nn.SiLU(), pool, last)
@@ -246,7 +250,7 @@ class ConditionedUNet(nn.Module):
             return ResBlock(c_in, c_out, code_size, dropout, resample)
 
         def attend(c: int, size: int) -> list[nn.Module]:
-            return _grouped([AttentionBlock(c, heads)]) if size in attention else []
+            return [_attention(c, heads)] if size in attention else []
 
         c, skips = width, [width]
         layers = [Layers(nn.Conv2d(channels, c, 3, padding=1))]
@@ -259,7 +263,7 @@ class ConditionedUNet(nn.Module):
                 layers.append(Layers(block(c, c, "down")))
                 skips.append(c)
         self.input_blocks = nn.ModuleList(layers)
-        self.middle_block = Layers(block(c, c), *_grouped([AttentionBlock(c, heads)]), block(c, c))
+        self.middle_block = Layers(block(c, c), *[_attention(c, heads)], block(c, c))
         layers = []
         for level, m in reversed([*enumerate(mult)]):
             for i in range(blocks + 1):
@@ -283,10 +287,3 @@ class ConditionedUNet(nn.Module):
             h = block(torch.cat([h, skips.pop()], dim=1), emb, code)
         eps: Tensor = self.out(h)
         return eps
-
-
-def _grouped(attentions: list[AttentionBlock]) -> list[nn.Module]:
-    """With group norms of as many groups as there are channels, at the most."""
-    for attention in attentions:
-        attention.norm = _norm(attention.qkv.in_channels)
-    return [*attentions]

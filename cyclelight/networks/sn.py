@@ -84,7 +84,10 @@ class CovarianceNetwork(ModelMixin, ConfigMixin):
         config = {k: v for k, v in body.config.items() if k[0] != "_"}
         config["_class_name"] = next(n for n, kind in BODIES.items() if isinstance(body, kind))
         size, channels = body.config.sample_size, body.config.in_channels
-        network = cls(config, size, channels, covariance, head)
+        # By name, since diffusers takes what comes by position for defaults.
+        network = cls(
+            body=config, sample_size=size, in_channels=channels, covariance=covariance, head=head
+        )
         weights = {f"trunk.{name}": value for name, value in body.state_dict().items()}
         last = ("out",) if isinstance(body, ADMUNet) else ("conv_norm_out", "", "conv_out")
         for name in list(weights):

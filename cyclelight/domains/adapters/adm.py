@@ -116,7 +116,7 @@ def load_adm(path: str | Path, flags: ADMFlags) -> ADMUNet:
         state = _with_label(state, flags.class_label)
         with torch.device("meta"):
             shape = ADMUNet(**settings)
-        _compare(shape.state_dict(), state)
+        compare(shape.state_dict(), state)
     except ValueError as error:
         raise ValueError(f"import: {path}: {error}") from error
     if flags.use_new_attention_order:
@@ -161,7 +161,7 @@ def settings_of(state: State, flags: ADMFlags) -> dict[str, Any]:
         ValueError: the tensors are not those of an ADM UNet, or a flag is needed.
     """
     try:
-        settings, factors = _read_shape(state)
+        settings, factors = read_shape(state)
     except (KeyError, IndexError) as error:
         raise ValueError(
             f"these are not the tensors of a UNet of guided-diffusion: {error.args[0]} is not there"
@@ -191,7 +191,7 @@ def settings_of(state: State, flags: ADMFlags) -> dict[str, Any]:
     return settings
 
 
-def _read_shape(state: State) -> tuple[dict[str, Any], list[int]]:
+def read_shape(state: State) -> tuple[dict[str, Any], list[int]]:
     """(settings, downsampling factors of the levels with attention)."""
     blocks = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
     # What follows the residual block and the attention doubles the resolution: once a level.
@@ -236,7 +236,7 @@ def _with_label(state: State, label: int | None) -> State:
     return {**state, "time_embed.2.bias": state["time_embed.2.bias"] + table[label]}
 
 
-def _compare(wanted: Mapping[str, Tensor], state: State) -> None:
+def compare(wanted: Mapping[str, Tensor], state: State) -> None:
     """Raises ValueError with the names of tensors that are missing, unexpected or misshapen."""
     shapes = {name: "x".join(map(str, value.shape)) for name, value in wanted.items()}
     misshapen = [
