@@ -174,6 +174,7 @@ def test_a_text_model_learns_and_loads_elsewhere(flags: Path, tmp_path: Path) ->
     assert_close(v, theirs, rtol=0, atol=2e-2)  # Half precision on disk.
     assert learned < 0.95 * target.square().mean()
     assert json.loads((folder / "card.json").read_text())["steps"] == 100
+    assert (tmp_path / "samples" / "step_000100.png").is_file()
 
 
 def test_a_clip_learns_and_loads_elsewhere(flags: Path, tmp_path: Path) -> None:
@@ -195,6 +196,11 @@ def test_a_clip_learns_and_loads_elsewhere(flags: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         logits = clip(input_ids=token_ids(tokenizer, captions), pixel_values=x).logits_per_image
     assert logits.argmax(dim=1).tolist() == list(range(6))
+    # What it shows beside real images is what their captions find: by now, these themselves.
+    shown = [image for image, _ in module._shown.values()]
+    real = torch.stack(shown).permute(0, 3, 1, 2) / 127.5 - 1
+    assert_close(module.eval().pictures(real[2:], 2), real[2:])
+    assert (tmp_path / "samples" / "step_000200.png").is_file()
 
 
 def test_a_text_model_wants_captions(tmp_path: Path) -> None:

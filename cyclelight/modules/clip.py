@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from transformers import CLIPImageProcessor, CLIPTokenizer
 
+from cyclelight.callbacks.samples import COUNT
 from cyclelight.diffusion.loss import finite
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.files import whole_folder
@@ -63,6 +64,7 @@ class CLIPModule(TrainingModule):
         self.tokenizer: CLIPTokenizer | None = None
         self.val_loss, self.val_accuracy = MeanMetric(), MeanMetric()
         self._ids: dict[str, Tensor] = {}
+        self._shown: dict[str, tuple[Tensor, str]] = {}
 
     @property
     def trained_network(self) -> nn.Module:
@@ -83,8 +85,18 @@ class CLIPModule(TrainingModule):
         scale = self.clip.logit_scale.exp().clamp(max=HARDEST)
         return scale * out.image_embeds @ out.text_embeds.T
 
+    def pictures(self, real: Tensor, first: int) -> Tensor:
+        """Of the images of the first batches, which the caption of each real one finds."""
+        images, captions = zip(*self._shown.values(), strict=True)
+        pool = to_float(torch.stack(images)).to(real)
+        nearest = self.logits(pool, list(captions)).argmax(dim=0)
+        return pool[nearest[first : first + len(real)]]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
+        if len(self._shown) < COUNT:  # As the pictures take their real images, each once.
+            pairs = zip(batch["image"].cpu(), batch["caption"], strict=True)
+            self._shown |= dict(zip(batch["key"], pairs, strict=True))
         x, _ = self.training_images(batch, batch_idx)
         loss = contrastive_loss(self.logits(x, batch["caption"]), batch["caption"])
         self.log("train/loss", loss, prog_bar=True)

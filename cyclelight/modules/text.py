@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import CLIPTokenizer
 
+from cyclelight.callbacks.samples import COUNT
+from cyclelight.chains.sample import sample
 from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.diffusion.loss import Weighting, denoising_loss, finite
 from cyclelight.diffusion.noise import gaussian_like, keyed_generator
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.domain import Domain
 from cyclelight.errors import BadValue
 from cyclelight.files import whole_folder
 from cyclelight.modules.training import TrainingModule
@@ -23,6 +26,8 @@ from cyclelight.networks import arrange
 from cyclelight.networks.text import Reading, TextEncoderSettings, TextUNetSettings
 from cyclelight.text.tokens import token_ids, train_tokenizer
 
+SAMPLE_STEPS = 25
+"""Steps of the pictures of a fit."""
 LEVELS = 5
 """Validation asks for each image at so many timesteps, evenly spread."""
 
@@ -80,6 +85,7 @@ class TextModule(TrainingModule):
         self.tokenizer: CLIPTokenizer | None = None
         self.val_loss = MeanMetric()
         self._ids: dict[str, Tensor] = {}
+        self._shown: dict[str, str] = {}
 
     @property
     def trained_network(self) -> nn.Module:
@@ -97,17 +103,30 @@ class TextModule(TrainingModule):
         """The tokens of captions, (B, L), on this module's device."""
         return torch.stack([self._ids[caption] for caption in captions]).to(self.device)
 
-    def loss(self, x_0: Tensor, ids: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """`denoising_loss` of the network that has read the texts: (B,)."""
+    def denoiser(self, ids: Tensor) -> NetworkDenoiser:
+        """The network that has read the texts of these tokens, (B, L)."""
         unet: Any = self.networks["unet"]
         states = self.networks["text_encoder"](ids).last_hidden_state
-        denoiser = NetworkDenoiser(
+        return NetworkDenoiser(
             Reading(unet, states), self.schedule, prediction_type=self.prediction_type
         )
-        return denoising_loss(denoiser, x_0, timesteps, noise, weighting=self.weighting)
+
+    def loss(self, x_0: Tensor, ids: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """`denoising_loss` of the network that has read the texts: (B,)."""
+        return denoising_loss(self.denoiser(ids), x_0, timesteps, noise, weighting=self.weighting)
+
+    def pictures(self, real: Tensor, first: int) -> Tensor:
+        """What it draws for the captions of the real images, by 25 steps of DDIM, unguided."""
+        keys = range(first, first + len(real))
+        captions = list(self._shown.values())[first : first + len(real)]
+        domain = Domain(self.denoiser(self.ids(captions)), self.resolution)
+        steps = min(SAMPLE_STEPS, self.schedule.timesteps)
+        return sample(domain, len(real), steps=steps, eta=0.0, seed=self.seed, keys=keys)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
+        if len(self._shown) < COUNT:  # As the pictures take their real images, each once.
+            self._shown |= dict(zip(batch["key"], batch["caption"], strict=True))
         x_0, generator = self.training_images(batch, batch_idx)
         left_out = torch.rand(len(x_0), generator=generator) < self.empty
         texts = ["" if out else c for c, out in zip(batch["caption"], left_out, strict=True)]
