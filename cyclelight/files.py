@@ -27,11 +27,10 @@ def locked(folder: Path) -> Iterator[None]:
     workers that outlive it.
 
     Raises:
-        ValueError: another run is writing there, or it is a file.
+        ValueError: another run is writing there, or it is a file or a link to nothing.
         OSError: nothing can be written there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the output folder {folder} is a file")
+    check_no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
         try:
@@ -46,6 +45,18 @@ def locked(folder: Path) -> Iterator[None]:
                 stacklevel=3,
             )
         yield
+
+
+def check_no_file(folder: Path) -> None:
+    """ValueError if an output folder can be none: it is a file, or a link to nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"the output folder {folder} is a file")
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(
+                f"the output folder {folder}: {path} is a link to {os.readlink(path)}, which is "
+                f"not there; make that or remove the link"
+            )
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
@@ -111,6 +122,8 @@ def whole_folder(folder: Path, what: str, mark: str) -> Iterator[Path]:
 
 def check_place(folder: Path, what: str, mark: str) -> None:
     """ValueError if `whole_folder` would refuse to make this one."""
+    if folder.is_symlink() and not folder.exists():
+        raise ValueError(f"{folder} is a link to {os.readlink(folder)}, which is not there")
     if folder.exists() and not (folder / mark).is_file():
         raise ValueError(f"{folder} exists and is not {what}; it is left as it is")
 

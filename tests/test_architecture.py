@@ -21,7 +21,7 @@ ORDER = """
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: * tokens
     metrics: * columns features faithfulness realism protocol figures judge gather
-    runs: * folder plan task checkpoints report page sharding timing
+    runs: * folder fit_folder plan task checkpoints report page sharding timing
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images captioned_images shards afhq predict_data

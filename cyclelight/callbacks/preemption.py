@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 log = logging.getLogger(__name__)
 
-CODE, CODE_INTERRUPTED = 143, 130
-"""Exit codes of a fit that was asked to end: the shell's for SIGTERM, and for Ctrl-C."""
+CODES = {signal.SIGINT: 130, signal.SIGHUP: 129}
+"""Exit codes of a fit that was asked to end, as the shell's; that of SIGTERM for all others."""
 
 
 class Preempted(SystemExit):
@@ -23,7 +23,7 @@ class Preempted(SystemExit):
 
 
 class Preemption(Checkpoint):
-    """On SIGTERM, SIGUSR1 or Ctrl-C the step in hand ends, the state is saved, the fit stops.
+    """On SIGTERM, SIGUSR1, SIGHUP or Ctrl-C the step in hand ends, all is saved, the fit stops.
 
     Nothing is done within the signal's handler, where a step would be half done; one process that
     got the signal stops all. Under SLURM, SIGUSR1, by which `sbatch --signal` announces the time
@@ -46,6 +46,8 @@ class Preemption(Checkpoint):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, self._note)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As nohup would have it.
+                signal.signal(signal.SIGHUP, self._note)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
@@ -98,7 +100,7 @@ class Preemption(Checkpoint):
             assert job is not None
             requeue(job)
         # Were it not 0 elsewhere, Lightning would kill the first process while that winds up.
-        code = CODE_INTERRUPTED if self._signal is signal.SIGINT else CODE
+        code = 143 if self._signal is None else CODES.get(self._signal, 143)
         stop = Preempted(code if trainer.is_global_zero else 0)
         go_on = f"job {job} is queued again" if requeues else "--ckpt_path last goes on from there"
         stop.add_note(f"{what}; {go_on}")

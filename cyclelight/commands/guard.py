@@ -8,6 +8,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ from types import FrameType
 from cyclelight.errors import printable
 
 DEBUG = "CYCLELIGHT_DEBUG"
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """The signals whose handlers are put back at the end; a fit handles all of them itself."""
 
 PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
@@ -38,39 +39,56 @@ class UsageError(ValueError):
     """The command was called with something that it cannot take; exit code 2."""
 
 
+_ending: list[SystemExit] = []
+
+
+def heed() -> None:
+    """End the command if it was asked to, should the SystemExit of that have been lost.
+
+    So it is where Python swallows what is raised: in destructors and around forks, such as those of
+    the processes that decode images.
+    """
+    if _ending:
+        raise _ending[0]
+
+
 def guarded(run: Callable[[], int]) -> int:
     """`run()`, with its failure reported in one line: the exit code of the process.
 
-    SIGTERM and SIGUSR1 raise SystemExit(143) meanwhile: without this, Lightning ends a terminated
-    fit with 0, and does not end a terminated predict at all.
+    SIGTERM and SIGUSR1 raise SystemExit(143) meanwhile, SIGHUP SystemExit(129): without this,
+    Lightning ends a terminated fit with 0, and does not end a terminated predict at all.
     """
-    ending: list[SystemExit] = []
+    _ending.clear()
 
     def terminate(number: int, frame: FrameType | None) -> None:
         # Kept, since torch makes another error of it where it loads weights.
-        ending.append(SystemExit(143))
-        raise ending[0]
+        _ending.append(SystemExit(129 if number == signal.SIGHUP else 143))
+        raise _ending[0]
 
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
         before = {s: signal.getsignal(s) for s in HANDLED}
         signal.signal(signal.SIGTERM, terminate)
-        if before[signal.SIGUSR1] is signal.SIG_DFL:  # Job scripts ignore it until a fit heeds it.
-            signal.signal(signal.SIGUSR1, terminate)
+        # Job scripts ignore SIGUSR1 until a fit heeds it, nohup ignores SIGHUP.
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            if before[number] is signal.SIG_DFL:
+                signal.signal(number, terminate)
     try:
         code = run()
+        heed()
         if sys.stdout is not None:  # As it is if that was closed (`>&-`).
             sys.stdout.flush()
         return code
     except BaseException as error:
-        code, message = _judge(ending[0] if ending else error)
+        code, message = _judge(_ending[0] if _ending else error)
         if message and os.environ.get(DEBUG):
             traceback.print_exception(error)
         if message:
-            if code != 2 and sys.stderr.isatty():
-                print(file=sys.stderr)  # a progress bar may hold the line
-            print(printable(message), file=sys.stderr)
+            with suppress(OSError):  # The terminal may be gone.
+                if code != 2 and sys.stderr.isatty():
+                    print(file=sys.stderr)  # a progress bar may hold the line
+                print(printable(message), file=sys.stderr)
         return code
     finally:
         if in_main_thread:
@@ -87,10 +105,10 @@ def _judge(error: BaseException) -> tuple[int, str | None]:
         # Lightning turns an interruption into sys.exit(1).
         case SystemExit(__context__=KeyboardInterrupt()):
             return 130, "interrupted; what was finished is kept"
-        case SystemExit(code=130 | 143 as code, __notes__=[note]):
+        case SystemExit(code=129 | 130 | 143 as code, __notes__=[note]):
             return code, note
-        case SystemExit(code=143):
-            return 143, "terminated; what was finished is kept"
+        case SystemExit(code=129 | 143 as code):
+            return code, "terminated; what was finished is kept"
         case SystemExit(code=code):
             return (code, None) if isinstance(code, int) else (int(code is not None), None)
         case ConnectionError() | EOFError() if _loading(error):

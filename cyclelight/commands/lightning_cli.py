@@ -20,12 +20,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from cyclelight.commands.guard import OneLine, UsageError, one_line
 from cyclelight.commands.parsing import explain, option_of
-from cyclelight.commands.processes import die_with_parent, keep_signals
+from cyclelight.commands.processes import Heed, die_with_parent, keep_signals
 from cyclelight.commands.trainer_settings import check_strategy, choose_precision
 from cyclelight.errors import argument_of, printable
 from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
-from cyclelight.runs.checkpoints import damage
+from cyclelight.runs.checkpoints import AtomicCheckpoints, damage
 from cyclelight.runs.report import Report
 from datamodules.domain_images import DomainImages
 
@@ -173,6 +173,10 @@ class StageCLI(LightningCLI):
         """Without logs and checkpoints, unless a stage or the user asks for them."""
         for key in ("logger", "enable_checkpointing"):
             kwargs.setdefault(key, self.config_init.trainer[key] or False)
+        if not self.config_init.trainer.plugins:
+            kwargs["plugins"] = [AtomicCheckpoints(), *kwargs.get("plugins", [])]
+        callbacks = self.trainer_defaults.get("callbacks", [])
+        self.trainer_defaults["callbacks"] = [*callbacks, Heed()]
         trainer = super().instantiate_trainer(**kwargs)
         keep_signals(trainer)
         die_with_parent(trainer)

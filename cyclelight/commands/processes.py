@@ -5,10 +5,14 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import distributed
+
+from cyclelight.commands.guard import heed
 
 PARENT = "CYCLELIGHT_PARENT"
 """Where a process tells its children its id."""
@@ -36,6 +40,26 @@ def keep_signals(trainer: Trainer) -> None:
     are at, and would end a fit between the batches of one step.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+class Heed(Callback):
+    """Ends a run that was asked to end and has lost that, at its next batch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A fit that was asked before it watched signals itself."""
+        heed()
+
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """At each batch."""
+        heed()
+
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """At each batch."""
+        heed()
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """At each batch."""
+        heed()
 
 
 def die_with_parent(trainer: Trainer) -> None:

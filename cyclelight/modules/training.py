@@ -160,7 +160,7 @@ class TrainingModule(LightningModule, ABC):
 
     def on_fit_end(self) -> None:
         """Write what was made; the weights are the averaged ones by now."""
-        if self.trainer.interrupted:
+        if self.trainer.interrupted or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         weights = whole(self.trained_network.state_dict())
         if self.trainer.is_global_zero:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cyclelight.files import atomic, locked, remove_leftovers
+from cyclelight.files import atomic, check_no_file, locked, remove_leftovers
 
 
 class Entry(TypedDict):
@@ -68,13 +68,12 @@ class RunFolder:
 
     Raises:
         ValueError: a key would leave the folder, is not Unicode or occurs twice, or `root` is a
-            file.
+            file or a link to nothing.
     """
 
     def __init__(self, root: str | Path, keys: Sequence[str] = ()) -> None:
         self.root = Path(root)
-        if self.root.exists() and not self.root.is_dir():
-            raise ValueError(f"the output folder {self.root} is a file")
+        check_no_file(self.root)
         self.manifest_path = self.root / "manifest.jsonl"
         self._names = output_names(keys)
 

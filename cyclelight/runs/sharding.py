@@ -27,6 +27,8 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from cyclelight.runs.checkpoints import read_checkpoint
+
 FSDP2 = "fsdp2"
 """The name of `Sharded` for `--trainer.strategy`."""
 
@@ -76,9 +78,7 @@ class Sharded(ModelParallelStrategy):
         with their channels last would arrive in another order.
         """
         path = self.broadcast(checkpoint_path)
-        checkpoint: dict[str, Any] = torch.load(
-            path, map_location="cpu", mmap=True, weights_only=weights_only
-        )
+        checkpoint = read_checkpoint(path, mmap=True)
         assert self.model is not None
         load_whole(self.model, checkpoint["state_dict"])
         states = checkpoint.get("optimizer_states", ())
