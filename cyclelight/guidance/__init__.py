@@ -1,0 +1,1 @@
+"""Guidance without training: Langevin dynamics in the latent space of generators."""
