@@ -21,7 +21,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@# Compiled here, since where Python may not write it would compile at each start.
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock --editable .
+	@# Editable by a path file, which editors and type checkers follow; an import hook they do not.
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+		--config-settings editable_mode=compat --requirement requirements.lock --editable .
 	@touch $@
 
 test: $(STAMP) ## run the tests, but for the slow ones

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command is chosen: torch and Lightning take about 8 seconds.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -10,6 +11,10 @@ from importlib.metadata import version
 from cyclelight.commands.guard import UsageError, closest, guarded
 
 COMMANDS = {
+    "quickstart": (
+        "cyclelight.commands.quickstart:quickstart",
+        "train on two folders and translate between them",
+    ),
     "fit": ("cyclelight.commands.fit:fit", "train the model of a domain, or an autoencoder"),
     "validate": ("cyclelight.commands.validate:validate", "compute the validation loss"),
     "test": ("cyclelight.commands.test:test", "sample a domain and score the samples"),
@@ -61,4 +66,7 @@ def main(args: list[str] | None = None) -> int:
 
     0: done; 1: failed while running; 2: wrong usage; 130: interrupted; 143: terminated.
     """
+    # Last, so that no file there takes the place of a library: for classes of one's own.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     return guarded(lambda: dispatch(sys.argv[1:] if args is None else args))

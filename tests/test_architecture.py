@@ -30,8 +30,9 @@ ORDER = """
     callbacks: * ema preemption resumption samples writer progress scores gallery
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation
-    commands: * guard processes parsing trainer_settings lightning_cli same_run
-    commands: fit validate test predict evaluate atlas benchmark inspect import_ push
+    commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
+    commands: fit validate test predict evaluate atlas benchmark quickstart_page quickstart_survey
+    commands: quickstart inspect import_ push
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from cyclelight.commands.guard import OneLine, UsageError, one_line
 from cyclelight.commands.parsing import explain, option_of
 from cyclelight.commands.processes import Heed, die_with_parent, keep_signals
+from cyclelight.commands.recipes import with_recipes
 from cyclelight.commands.trainer_settings import check_strategy, choose_precision
 from cyclelight.errors import argument_of, printable
 from cyclelight.files import write_text
@@ -74,7 +75,7 @@ class StageCLI(LightningCLI):
     """Whether networks are run to make images: then the precision is chosen by the hardware."""
 
     def __init__(self, args: list[str]) -> None:
-        self.args = list(args)
+        self.args = with_recipes(args)
         # jsonargparse lists the options of a fixed class only: let the help be about the defaults,
         # or the classes that are named.
         self.helping = bool({"-h", "--help"} & set(args))
