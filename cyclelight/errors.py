@@ -3,7 +3,9 @@
 Whatever refuses an argument stands on this.
 """
 
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class Refusal(Exception):
@@ -39,6 +41,42 @@ def at_least(least: float, **values: float) -> None:
     for argument, value in values.items():
         if not value >= least:  # So that NaN fails too.
             raise BadValue(argument, f"{argument} must be at least {least}, got {value}")
+
+
+def real(argument: str, value: object) -> float:
+    """A finite number as a plain float, be it Python's, NumPy's or a tensor without dimensions.
+
+    What is computed from a setting is float64 then, and can be written as JSON.
+
+    Raises:
+        ValueError: it is something else, such as a bool, text or NaN.
+    """
+    number = _plain(value)
+    if isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number):
+        return float(number)
+    raise BadValue(argument, f"{argument} must be a number, got {_shown(value)}")
+
+
+def whole(argument: str, value: object) -> int:
+    """An integer as a plain int, be it Python's, NumPy's or a tensor without dimensions.
+
+    Raises:
+        ValueError: it is something else, such as 2.5, 2.0 or a bool.
+    """
+    number = _plain(value)
+    if isinstance(number, Integral) and not isinstance(number, bool):
+        return int(number)
+    raise BadValue(argument, f"{argument} must be an integer, got {_shown(value)}")
+
+
+def _plain(value: object) -> object:
+    """NumPy's numbers, and arrays and tensors without dimensions, as Python's."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", None) == 0 else value
+
+
+def _shown(value: object) -> str:
+    return printable(" ".join(repr(value).split()), 80)
 
 
 def one_of(allowed: Iterable[str], **values: str) -> None:

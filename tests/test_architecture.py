@@ -16,7 +16,7 @@ ORDER = """
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
     domains.adapters: * adm sn_ddpm ddgan diffae generators
-    chains: * loop ddgan latent_code source lockstep encode decode sample diffae invert
+    chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: * tokens

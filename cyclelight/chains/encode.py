@@ -49,7 +49,7 @@ def encode(
     Raises:
         ValueError: an argument is out of range, or the images do not fit the domain.
     """
-    check_eta("eta", eta)
+    eta = check_eta("eta", eta)
     check_last_residual(last_residual)
     grid = TimeGrid.truncated(source.schedule, steps, strength)
     x_0 = source.to_states(images)

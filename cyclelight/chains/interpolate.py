@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cyclelight.chains.latent_code import LatentCode
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, whole
 
 
 def interpolate(code: LatentCode, i: int, j: int, n: int) -> LatentCode:
@@ -27,6 +27,7 @@ def interpolate(code: LatentCode, i: int, j: int, n: int) -> LatentCode:
         ValueError: there is no such position, or n is below 2.
     """
     count = len(code.x_T)
+    i, j, n = whole("i", i), whole("j", j), whole("n", n)
     for name, position in (("i", i), ("j", j)):
         if not -count <= position < count:
             raise BadValue(name, f"{name} must be in {-count}..{count - 1}, got {position}")

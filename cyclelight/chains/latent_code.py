@@ -10,7 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.errors import BadValue, first_line, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +23,19 @@ class LatentCode:
     images' worth of numbers as the grid has steps; `cyclelight.translate` stores none.
 
     Args:
-        x_T: the noisy image where the chain starts, (B, C, H, W).
+        x_T: the noisy image where the chain starts, (B, C, H, W); floating point, as all here.
         noises: (S - 1, B, C, H, W), in running order (noise to clean): the residual x_s - mu over
             sigma, or the residual itself where sigma is 0 (eta 0).
         last_residual: the residual of the step to the clean image, (B, C, H, W), where sigma is
             always 0; None if it was dropped.
         grid: the timesteps of the chain, S of them.
-        eta: as in `Step`.
+        eta: as in `encode`.
         schedule: the schedule that both encoder and decoder must have.
         source: name of the domain that encoded.
         space: `Domain.space` of the domain that encoded.
+
+    Raises:
+        ValueError: shapes, grid and schedule do not fit together, or eta is out of range.
     """
 
     x_T: Tensor
@@ -41,6 +46,27 @@ class LatentCode:
     schedule: NoiseSchedule
     source: str = "domain"
     space: str = "pixels"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eta", check_eta("eta", self.eta))
+        if self.x_T.ndim != 4:
+            raise BadValue("x_T", f"x_T must be (B, C, H, W), got {tuple(self.x_T.shape)}")
+        wanted = {"noises": (self.noises, (len(self.grid) - 1, *self.x_T.shape))}
+        if self.last_residual is not None:
+            wanted["last_residual"] = self.last_residual, tuple(self.x_T.shape)
+        for name, (tensor, shape) in wanted.items():
+            if tuple(tensor.shape) != shape:
+                told = f"{name} must have shape {shape} for this x_T and grid"
+                raise BadValue(name, f"{told}, got {tuple(tensor.shape)}")
+        for name, tensor in {"x_T": self.x_T, **{n: t for n, (t, _) in wanted.items()}}.items():
+            if not tensor.is_floating_point():
+                raise BadValue(name, f"{name} must be floating point, got {tensor.dtype}")
+        if self.grid.start >= self.schedule.timesteps:
+            raise BadValue(
+                "grid",
+                f"the grid starts at {self.grid.start}, beyond the schedule's "
+                f"{self.schedule.timesteps} timesteps",
+            )
 
     def mean_squares(self) -> Tensor:
         """Mean over pixels of each squared noise, (S - 1, B): all near 1 if the code is Gaussian.
@@ -106,6 +132,9 @@ class LatentCode:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata()
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            infinite = [name for name, value in tensors.items() if not value.isfinite().all()]
+            if infinite:
+                raise ValueError(f"{infinite[0]} holds NaN or infinite numbers")
             return cls(
                 x_T=tensors["x_T"],
                 noises=tensors["noises"],
@@ -116,5 +145,8 @@ class LatentCode:
                 source=metadata["source"],
                 space=metadata.get("space", "pixels"),
             )
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (SafetensorError, KeyError, TypeError, AttributeError, OSError) as error:
             raise ValueError(f"{file} is not a latent code saved by cyclelight") from error
+        except (ValueError, RuntimeError) as error:  # A grid nested too deeply recurses, too.
+            told = f"{file} is not a whole latent code: {printable(first_line(error), 300)}"
+            raise ValueError(told) from error

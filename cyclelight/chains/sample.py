@@ -12,6 +12,7 @@ from cyclelight.diffusion.noise import Noise, noise_for
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain
+from cyclelight.errors import at_least, whole
 
 
 def reverse_chain(
@@ -61,12 +62,14 @@ def sample(
     Raises:
         ValueError: an argument is out of range, or neither or both of count and x_T are given.
     """
-    check_eta("eta", eta)
+    eta = check_eta("eta", eta)
     if (count is None) == (x_T is None):
         raise ValueError("give either count or x_T")
     grid = TimeGrid.whole(domain.schedule, steps)
     if x_T is None:
         assert count is not None
+        count = whole("count", count)
+        at_least(1, count=count)
         parameter = next(getattr(domain.denoiser, "parameters", lambda: iter(()))(), None)
         device = parameter.device if parameter is not None else None
         noise = noise_for(count, noise, seed, keys)

@@ -16,7 +16,7 @@ from cyclelight.diffusion.denoiser import Denoiser, Prediction, mean_and_sigma
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Eta, Step, add_noise
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, real
 
 Draw = Literal["chain", "independent", "one"]
 """How the states x_t of a source chain are drawn; each is one of q(x_t | x_0):
@@ -118,10 +118,12 @@ def _predictions(
     return [part(i) for i in range(0, len(x), batch)]
 
 
-def check_eta(argument: str, eta: float) -> None:
-    """Raises ValueError, naming the argument, unless eta is in [0, 1]."""
+def check_eta(argument: str, eta: float) -> float:
+    """Eta as a plain float; ValueError, naming the argument, unless it is in [0, 1]."""
+    eta = real(argument, eta)
     if not 0 <= eta <= 1:
-        raise BadValue(argument, f"{argument} must be in [0, 1], got {eta}")
+        raise BadValue(argument, f"{argument} must be in [0, 1], got {eta:g}")
+    return eta
 
 
 def _states(

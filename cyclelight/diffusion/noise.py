@@ -14,6 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from cyclelight.errors import whole
+
 Noise = Callable[[str, int, Tensor], Tensor]
 """A source of noise: (purpose, timestep, like) -> Gaussian numbers with shape, dtype and device of
 `like`, whose first dimension counts the images."""
@@ -57,10 +59,19 @@ class KeyedNoise:
     Args:
         seed: any integer; another seed gives independent numbers for every key.
         keys: one key per image of the batch, such as relative paths; equal keys get equal noise.
+
+    Raises:
+        ValueError: the seed is no integer, or a key neither text nor an integer.
     """
 
     seed: int
     keys: Sequence[str | int]
+
+    def __post_init__(self) -> None:
+        # Noise follows from how these print, which is another way for NumPy's numbers.
+        object.__setattr__(self, "seed", whole("seed", self.seed))
+        plain = tuple(str(k) if isinstance(k, str) else whole("keys", k) for k in self.keys)
+        object.__setattr__(self, "keys", plain)
 
     def __call__(self, purpose: str, timestep: int, like: Tensor) -> Tensor:
         """N(0, I) of the shape of `like`, (B, ...); drawn in float32, then cast.

@@ -5,18 +5,24 @@ recomputes them. The clean image is the timestep `CLEAN` = -1, where alpha-bar i
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cyclelight.errors import BadValue, at_least
+from cyclelight.errors import BadValue, at_least, one_of, real, whole
 
 CLEAN = -1
+MOST_TIMESTEPS = 100_000
+"""More of them than any model has been trained with: a configuration that asks for more is wrong,
+or means harm."""
+LEAST_ALPHA_BAR = 1e-20
+"""Below it nothing of the image would be left in float32, and predictions of it would be infinite
+or NaN."""
 
 ScheduleKind = Literal["linear", "scaled_linear", "cosine", "given"]
 
@@ -39,7 +45,7 @@ class NoiseSchedule:
             `cosine` (Nichol and Dhariwal 2021; takes no beta), or `given` by `betas`.
         beta_start: beta at t = 0, in (0, 1); `linear` and `scaled_linear`.
         beta_end: beta at t = timesteps - 1, in [beta_start, 1); `linear` and `scaled_linear`.
-        timesteps: the number of training timesteps, T.
+        timesteps: the number of training timesteps, T, at most `MOST_TIMESTEPS`.
         given_betas: the variances themselves, each in (0, 1); `given` only.
 
     Raises:
@@ -53,17 +59,28 @@ class NoiseSchedule:
     given_betas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        one_of(get_args(ScheduleKind), kind=self.kind)
+        for name in ("beta_start", "beta_end"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
+        object.__setattr__(self, "timesteps", whole("timesteps", self.timesteps))
         at_least(1, timesteps=self.timesteps)
+        if self.timesteps > MOST_TIMESTEPS:
+            raise BadValue(
+                "timesteps", f"timesteps must be at most {MOST_TIMESTEPS}, got {self.timesteps}"
+            )
         if (self.kind == "given") != (self.given_betas is not None):
             raise BadValue(
                 "given_betas", "given_betas goes with kind 'given', and with that kind only"
             )
-        if self.given_betas is not None and len(self.given_betas) != self.timesteps:
-            raise BadValue(
-                "given_betas",
-                f"given_betas must hold timesteps = {self.timesteps} values, "
-                f"got {len(self.given_betas)}",
-            )
+        if self.given_betas is not None:
+            if len(self.given_betas) != self.timesteps:
+                raise BadValue(
+                    "given_betas",
+                    f"given_betas must hold timesteps = {self.timesteps} values, "
+                    f"got {len(self.given_betas)}",
+                )
+            given = tuple(real("given_betas", beta) for beta in self.given_betas)
+            object.__setattr__(self, "given_betas", given)
         if self.kind in ("linear", "scaled_linear") and not (
             0 < self.beta_start <= self.beta_end < 1
         ):
@@ -73,6 +90,11 @@ class NoiseSchedule:
             )
         if not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise ValueError("every beta must lie in (0, 1)")
+        if self.alphas_cumprod[-1] < LEAST_ALPHA_BAR:
+            raise ValueError(
+                f"the betas leave nothing of the image: alpha-bar ends at "
+                f"{self.alphas_cumprod[-1]:.1g}, and may not fall below {LEAST_ALPHA_BAR:g}"
+            )
 
     @classmethod
     def linear(
@@ -100,18 +122,20 @@ class NoiseSchedule:
         Raises:
             ValueError: the configuration asks for a schedule that this project does not know.
         """
-        timesteps = int(config.get("num_train_timesteps", 1000))
+        timesteps = whole("num_train_timesteps", config.get("num_train_timesteps", 1000))
         if config.get("rescale_betas_zero_snr"):
             raise ValueError("rescale_betas_zero_snr is not supported: alpha-bar may not reach 0")
         betas = config.get("trained_betas")
         if betas is not None:
-            return cls("given", timesteps=len(betas), given_betas=tuple(map(float, betas)))
+            if not isinstance(betas, Sequence) or isinstance(betas, str):
+                raise ValueError("trained_betas must be a list of numbers")
+            return cls("given", timesteps=len(betas), given_betas=tuple(betas))
         name = str(config.get("beta_schedule", "linear"))
         if name not in _DIFFUSERS_NAMES:
             known = ", ".join(_DIFFUSERS_NAMES)
             raise ValueError(f"beta_schedule {name!r} is not supported; known are {known}")
         start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-        return cls(_DIFFUSERS_NAMES[name], float(start), float(end), timesteps)
+        return cls(_DIFFUSERS_NAMES[name], start, end, timesteps)
 
     def to_diffusers(self) -> dict[str, Any]:
         """The fields of a diffusers scheduler configuration; inverse of `from_diffusers`."""
@@ -171,10 +195,12 @@ class NoiseSchedule:
         return hash(self.timesteps)
 
 
-def check_strength(strength: float) -> None:
-    """Raises ValueError unless it is in (0, 1]."""
+def check_strength(strength: float) -> float:
+    """The strength as a plain float; ValueError unless it is in (0, 1]."""
+    strength = real("strength", strength)
     if not 0 < strength <= 1:
         raise BadValue("strength", f"strength must be in (0, 1], got {strength}")
+    return strength
 
 
 @dataclass(frozen=True)
@@ -187,6 +213,8 @@ class TimeGrid:
     timesteps: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        plain = tuple(whole("timesteps", t) for t in self.timesteps)
+        object.__setattr__(self, "timesteps", plain)
         ordered = all(t > s for t, s in zip(self.timesteps, self.timesteps[1:], strict=False))
         if not self.timesteps or not ordered or self.timesteps[-1] < 0:
             raise ValueError("a grid needs at least one timestep, in descending order, all >= 0")
@@ -199,9 +227,9 @@ class TimeGrid:
         even division of [0, T - 1] in float64. Both as in the authors' program of CycleDiffusion.
 
         Raises:
-            ValueError: `steps` is not in 1 .. T.
+            ValueError: `steps` is no integer in 1 .. T.
         """
-        T = schedule.timesteps
+        T, steps = schedule.timesteps, whole("steps", steps)
         if not 1 <= steps <= T:
             raise BadValue(
                 "steps", f"steps must be in 1..{T} (the schedule's timesteps), got {steps}"
@@ -221,9 +249,9 @@ class TimeGrid:
         Raises:
             ValueError: `strength` is not in (0, 1], or `steps` not in 1 .. T.
         """
-        check_strength(strength)
-        whole = cls.whole(schedule, steps)
-        return cls(whole.timesteps[-max(1, round(strength * steps)) :])
+        strength = check_strength(strength)
+        grid = cls.whole(schedule, steps)
+        return cls(grid.timesteps[-max(1, round(strength * len(grid))) :])
 
     def below(self, t: int) -> "TimeGrid":
         """The part of this grid below timestep t > 0 (never empty where the grid holds 0)."""

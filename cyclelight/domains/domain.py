@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cyclelight.diffusion.denoiser import Denoiser
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder, state_shape, state_space
+from cyclelight.errors import at_least, whole
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Domain:
         name: what to call it.
         card: where it comes from: training data and licence, steps, versions.
         autoencoder: what makes its images latents, of which the denoiser then is.
+
+    Raises:
+        ValueError: resolution or channels are no positive integer.
     """
 
     denoiser: Denoiser
@@ -34,6 +38,11 @@ class Domain:
     name: str = "domain"
     card: Mapping[str, Any] = field(default_factory=dict)
     autoencoder: Autoencoder | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        at_least(1, resolution=self.resolution, channels=self.channels)
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_type_hints
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
 from cyclelight.domains.domain import Domain, check_pair
-from cyclelight.errors import BadValue, at_least
+from cyclelight.errors import BadValue, at_least, real, whole
 
 Role = Literal["source", "target"]
 Domains = Mapping[Role, Domain]
@@ -20,6 +20,8 @@ Domains = Mapping[Role, Domain]
 
 class Method(ABC):
     """One way to translate images; a subclass is a frozen dataclass of its settings.
+
+    One that checks them calls `super().__post_init__()` first, which makes its numbers plain.
 
     They are the options of the command line (`--model.method SDEdit --model.method.strength 0.5`),
     the arguments in Python, and what a run is known by; their defaults stand in one place, there.
@@ -30,6 +32,19 @@ class Method(ABC):
     out."""
     gradients: ClassVar[bool] = False
     """Whether it takes gradients: then autograd records what `stream` does."""
+
+    def __post_init__(self) -> None:
+        """Numbers that were given become plain ones, whatever library they are from.
+
+        Raises:
+            ValueError: a setting that is a number was given as something else.
+        """
+        kinds = get_type_hints(type(self))
+        for field in fields(self):  # type: ignore[arg-type]
+            make = {int: whole, float: real}.get(kinds[field.name])
+            if make is not None:
+                # Frozen, but for this.
+                object.__setattr__(self, field.name, make(field.name, getattr(self, field.name)))
 
     @abstractmethod
     def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
@@ -99,6 +114,7 @@ class GridMethod(Method):
     strength: float = 0.85
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_eta("eta", self.eta)
         check_strength(self.strength)
 

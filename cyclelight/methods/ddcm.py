@@ -35,6 +35,7 @@ class DDCM(Method):
     parallel: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_parallel(self.parallel)
         check_strength(self.strength)
 
