@@ -159,7 +159,7 @@ def test_the_figures_of_the_run_stand_above(tmp_path: Path) -> None:
     rows = [Summary("KID", "43", "-1", "243", "8", "all"), Summary("PSNR", "18 dB")]
     write_page(tmp_path / "p", "t", "", "a", plain, table=rows)
     cells = [text for tag, text in parse(tmp_path / "p").text if tag in ("th", "td")]
-    names = ["figure", "value", "floor", "ceiling", "n", "protocol"]
+    names = ["figure", "value", "real", "untranslated", "n", "protocol"]
     assert cells == [*names, "KID", "43", "-1", "243", "8", "all", "PSNR", "18 dB"]
 
 

@@ -98,8 +98,8 @@ def test_figures_are_those_of_the_saved_pixels(here: Path, run: Path) -> None:
 
     kid = means["KID"]
     assert kid["value"] == pytest.approx(mmd(saved, real), abs=1e-6)
-    assert kid["ceiling"] == pytest.approx(mmd(sources, real), abs=1e-6)
-    assert kid["floor"] == pytest.approx(mmd(real[::2], real[1::2]), abs=1e-6)
+    assert kid["untranslated"] == pytest.approx(mmd(sources, real), abs=1e-6)
+    assert kid["real"] == pytest.approx(mmd(real[::2], real[1::2]), abs=1e-6)
     assert (kid["n"], kid["n_reference"]) == (7, 9)
     assert "my_networks:Corners" in kid["protocol"]
 
@@ -285,7 +285,10 @@ def test_processes_do_not_change_the_figures(
     # Batches of other sizes round otherwise, so that a pixel may differ by one level.
     for name, figure in theirs.items():
         assert mine[name]["value"] == pytest.approx(figure["value"], rel=1e-3, abs=1e-4), name
-        assert (mine[name]["n"], mine[name]["ceiling"]) == (figure["n"], figure["ceiling"])
+        assert (mine[name]["n"], mine[name]["untranslated"]) == (
+            figure["n"],
+            figure["untranslated"],
+        )
     keys = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in keys] == [f"{index}.png" for index in range(7)]
 
@@ -312,7 +315,7 @@ def test_samples_of_a_domain_are_scored(
         return figures(output)
 
     whole, parts = test(tmp_path / "whole", 5), test(tmp_path / "parts", 2)
-    assert whole["KID"]["n"] == 5 and whole["KID"]["ceiling"] is None
+    assert whole["KID"]["n"] == 5 and whole["KID"]["untranslated"] is None
     assert "PSNR" not in whole
     assert parts["KID"]["value"] == pytest.approx(whole["KID"]["value"], abs=1e-4)
     assert len(list((tmp_path / "parts" / "images").glob("*.png"))) == 5
@@ -331,7 +334,7 @@ def test_classes_are_counted(here: Path) -> None:
 
     images, reference = judged(151, 268, 281, 0), judged(160, 160, 160, 160)
     rate, *_ = score(images, reference, protocol_of("default"), "dog")
-    assert (rate.figure, rate.value, rate.floor, rate.ceiling) == ("dog rate", 0.5, 1.0, 0.0)
+    assert (rate.figure, rate.value, rate.real, rate.untranslated) == ("dog rate", 0.5, 1.0, 0.0)
     assert rate.standard_error == 0.25
     # Without a reference, or with one image, there is nothing to compare sets of.
     alone = score(images, Columns(), protocol_of("default"), "dog")

@@ -112,9 +112,9 @@ class Score:
         figure: what is measured.
         value: of the images.
         standard_error: of the value, where it is known.
-        floor: the same figure of real images of the target: for KID of its one half against the
+        real: the same figure of real images of the target: for KID of its one half against the
             other, for a class rate of all. Nothing better can be expected.
-        ceiling: the same figure of the untranslated sources.
+        untranslated: the same figure of the untranslated sources.
         n: number of images.
         n_reference: number of reference images, where they matter.
         protocol: what it depends on, in a few words.
@@ -126,8 +126,8 @@ class Score:
     figure: str
     value: float
     standard_error: float | None = None
-    floor: float | None = None
-    ceiling: float | None = None
+    real: float | None = None
+    untranslated: float | None = None
     n: int
     n_reference: int | None = None
     protocol: str
@@ -163,16 +163,16 @@ def _class_rate(sets: Sets) -> Score | None:
     def rate(labels: Tensor | None) -> Estimate | None:
         return None if labels is None else class_rate(labels, classes_of(name))
 
-    mine, floor = rate(sets.images.column("label")), rate(sets.reference.column("label"))
-    ceiling = rate(sets.images.column("source label"))
+    mine, of_real = rate(sets.images.column("label")), rate(sets.reference.column("label"))
+    untranslated = rate(sets.images.column("source label"))
     if mine is None:
         return None
     return Score(
         figure=f"{name} rate",
         value=mine.value,
         standard_error=mine.standard_error,
-        floor=floor and floor.value,
-        ceiling=ceiling and ceiling.value,
+        real=of_real and of_real.value,
+        untranslated=untranslated and untranslated.value,
         n=len(sets.images),
         n_reference=len(sets.reference) or None,
         protocol=f"{sets.protocol.network}, ImageNet's classes of {name}",
@@ -194,8 +194,8 @@ def _kid(sets: Sets) -> Score | None:
         figure="KID",
         value=value,
         standard_error=None if math.isnan(errors[0]) else errors[0],
-        floor=distance(real[::2], real[1::2]) if len(real) > 3 else None,
-        ceiling=sets.compare(distance, "source row"),
+        real=distance(real[::2], real[1::2]) if len(real) > 3 else None,
+        untranslated=sets.compare(distance, "source row"),
         protocol=protocol.describe(),
         scale=protocol.kid_scale,
         higher_is_better=False,
@@ -208,11 +208,11 @@ def _fid(sets: Sets) -> Score | None:
     value = sets.compare(fid, "row")
     if value is None:
         return None
-    # No floor: of halves, FID would be far above that of all, since it depends on the number.
+    # Not of real ones: of halves, FID would be far above that of all, since it depends on the number.
     return Score(
         figure="FID",
         value=value,
-        ceiling=sets.compare(fid, "source row"),
+        untranslated=sets.compare(fid, "source row"),
         protocol=sets.protocol.describe(),
         higher_is_better=False,
         n=len(sets.images),

@@ -186,13 +186,13 @@ def _summary(table: Sequence[Summary]) -> str:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{_escape(row.figure)}</th><td>{_escape(row.value)}</td>'
-        f"<td>{_escape(row.floor)}</td><td>{_escape(row.ceiling)}</td><td>{_escape(row.n)}</td>"
+        f"<td>{_escape(row.real)}</td><td>{_escape(row.untranslated)}</td><td>{_escape(row.n)}</td>"
         f"<td>{_escape(row.protocol)}</td></tr>"
         for row in table
     )
-    names = ("figure", "value", "floor", "ceiling", "n", "protocol")
+    names = ("figure", "value", "real", "untranslated", "n", "protocol")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    bounds = any(row.floor or row.ceiling for row in table)
+    bounds = any(row.real or row.untranslated for row in table)
     return (
         f'<div class="summary"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         f"{f'<p>{BOUNDS}</p>' if bounds else ''}</div>"

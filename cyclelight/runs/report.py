@@ -24,8 +24,8 @@ class Summary:
 
     figure: str
     value: str
-    floor: str = ""
-    ceiling: str = ""
+    real: str = ""
+    untranslated: str = ""
     n: str = ""
     protocol: str = ""
 
@@ -98,10 +98,10 @@ class Report:
 
     def __str__(self) -> str:
         """The table, what the figures depend on, and what is missing."""
-        rows = [(s.figure, s.value, s.floor, s.ceiling, s.n) for s in self.summaries()]
+        rows = [(s.figure, s.value, s.real, s.untranslated, s.n) for s in self.summaries()]
         table = tabulate(
             rows,
-            ("", "value", "floor", "ceiling", "n"),
+            ("", "value", "real", "untranslated", "n"),
             tablefmt="simple",
             disable_numparse=True,
             colalign=("left", "right", "right", "right", "right"),
@@ -133,8 +133,8 @@ def _summary(score: Score) -> Summary:
     return Summary(
         figure=score.label,
         value=text(score.value) + (f" ± {error}" if error else ""),
-        floor=text(score.floor),
-        ceiling=text(score.ceiling),
+        real=text(score.real),
+        untranslated=text(score.untranslated),
         n=number,
         protocol=score.protocol,
     )
