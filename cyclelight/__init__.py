@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cyclelight.methods.edit_friendly import EditFriendly as EditFriendly
     from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
+    from cyclelight.text.load import load_text_model as load_text_model
+    from cyclelight.text.model import TextModel as TextModel
 
 __version__ = version("cyclelight")
 
@@ -44,6 +46,7 @@ _HOMES = {
     "NoiseSchedule": "diffusion.schedule",
     "Prediction": "diffusion.denoiser",
     "SDEdit": "methods.sdedit",
+    "TextModel": "text.model",
     "TimeGrid": "diffusion.schedule",
     "decode": "chains.decode",
     "encode": "chains.encode",
@@ -51,6 +54,7 @@ _HOMES = {
     "invert": "chains.invert",
     "load_autoencoder": "domains.autoencoder_folder",
     "load_domain": "domains.folder",
+    "load_text_model": "text.load",
     "sample": "chains.sample",
     "save_autoencoder": "domains.autoencoder_folder",
     "save_domain": "domains.folder",

@@ -11,15 +11,16 @@ ROOT = Path(__file__).parents[1]
 # `__init__`. New files find their place here first.
 ORDER = """
     errors files
-    diffusion: * pixels schedule steps noise denoiser loss ddgan
+    diffusion: * pixels schedule latent_schedule steps noise denoiser loss ddgan
     networks: unet adm autoencoder text sn fir ddgan discriminator latent_prior diffae *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
-    domains.adapters: * adm sn_ddpm ddgan diffae generators
+    text: * tokens guided model
+    domains.adapters: * adm sn_ddpm ddgan diffae generators stable_diffusion
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
-    text: * tokens
+    text: load
     metrics: * columns feature_network features faithfulness realism protocol figures judge gather
     guidance: * generators augment energy classifiers clip energies langevin guided
     runs: * folder fit_folder plan task checkpoints report page sharding timing

@@ -55,10 +55,13 @@ class Engine:
         Raises:
             ValueError: states would not stay in float32 under this precision.
         """
-        denoiser: Any = domain.denoiser
-        if isinstance(getattr(denoiser, "network", None), nn.Module):
-            denoiser.network = Runner(denoiser.network, dtype_of(precision), self)
+        self.speed_up_network(domain.denoiser, precision)
         return domain
+
+    def speed_up_network(self, owner: Any, precision: str = "32-true") -> None:
+        """Let the `network` of a denoiser, or of whatever has one, run this way, in place."""
+        if isinstance(getattr(owner, "network", None), nn.Module):
+            owner.network = Runner(owner.network, dtype_of(precision), self)
 
 
 def dtype_of(precision: str | int) -> torch.dtype:
@@ -85,7 +88,7 @@ class Runner(nn.Module):
     on an H200).
 
     Args:
-        network: called as network(x_t, timesteps); it is changed in place.
+        network: called as network(x_t, timesteps, ...); it is changed in place.
         dtype: what it runs in; inputs are cast to it, and the output is in it.
         engine: how it is called.
     """
@@ -96,27 +99,33 @@ class Runner(nn.Module):
         self.network = nn.Module.to(network, dtype)
         self.engine = engine
         self._layout: torch.memory_format | None = None
-        self._replays: dict[int, Replay] = {}
+        self._replays: dict[tuple[torch.Size, ...], Replay] = {}
         self._batches: set[int] = set()
         if engine.compile:
             self.network.compile(dynamic=False)
 
-    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """The network's output (B, C or 2 C, H, W) for x_t (B, C, H, W), timesteps (B,)."""
+    def forward(self, x_t: Tensor, timesteps: Tensor, *told: Tensor) -> Tensor:
+        """The network's output (B, C or 2 C, H, W) for x_t (B, C, H, W), timesteps (B,).
+
+        `told`, (B, ...) each, is what else the network is told.
+        """
         batch = len(x_t)
         # Each further shape would be compiled anew; a few images more cost less.
         whole = min((b for b in self._batches if b >= batch), default=batch)
         if whole > batch and self.engine.compile:
-            x_t = torch.cat([x_t, x_t[:1].expand(whole - batch, *x_t.shape[1:])])
-            timesteps = torch.cat([timesteps, timesteps[:1].expand(whole - batch)])
+            x_t, timesteps, *told = (  # type: ignore[assignment]
+                torch.cat([each, each[:1].expand(whole - batch, *each.shape[1:])])
+                for each in (x_t, timesteps, *told)
+            )
         self._batches.add(len(x_t))
         x_t = x_t.contiguous(memory_format=self._arrange(x_t.device))
         if self.engine.graphs and x_t.is_cuda and not torch.is_grad_enabled():
-            if len(x_t) not in self._replays:
-                self._replays[len(x_t)] = Replay(self._call, x_t, timesteps)
-            out = self._replays[len(x_t)](x_t, timesteps)
+            shapes = tuple(each.shape for each in (x_t, *told))
+            if shapes not in self._replays:
+                self._replays[shapes] = Replay(self._call, x_t, timesteps, *told)
+            out = self._replays[shapes](x_t, timesteps, *told)
         else:
-            out = self._call(x_t, timesteps)
+            out = self._call(x_t, timesteps, *told)
         return out[:batch]
 
     def _arrange(self, device: torch.device) -> torch.memory_format:
@@ -127,32 +136,32 @@ class Runner(nn.Module):
             self.network.to(memory_format=self._layout)
         return self._layout
 
-    def _call(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+    def _call(self, x_t: Tensor, timesteps: Tensor, *told: Tensor) -> Tensor:
         # The weights have their dtype; autocast would cast them again.
         with torch.autocast(x_t.device.type, enabled=False):
-            out = self.network(x_t, timesteps)
+            out = self.network(x_t, timesteps, *told)
         return out if isinstance(out, Tensor) else out.sample
 
 
 class Replay:
-    """A function of (x_t, timesteps) recorded once as a CUDA graph and replayed from then on."""
+    """A function of tensors recorded once as a CUDA graph and replayed from then on."""
 
-    def __init__(self, function: Any, x_t: Tensor, timesteps: Tensor) -> None:
+    def __init__(self, function: Any, *inputs: Tensor) -> None:
         # Tensors of inference mode could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            self._x_t, self._timesteps = x_t.clone(), timesteps.clone()
+            self._inputs = [each.clone() for each in inputs]
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # Where libraries choose their kernels and workspaces.
                 for _ in range(2):
-                    function(self._x_t, self._timesteps)
+                    function(*self._inputs)
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._out = function(self._x_t, self._timesteps)
+                self._out = function(*self._inputs)
 
-    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        self._x_t.copy_(x_t)
-        self._timesteps.copy_(timesteps)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
         self._graph.replay()
         return self._out.clone()

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cyclelight.chains.source import check_eta
+from cyclelight.diffusion.latent_schedule import stored_schedule
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
 from cyclelight.errors import BadValue, first_line, printable
 
@@ -141,7 +142,7 @@ class LatentCode:
                 last_residual=tensors.get("last_residual"),
                 grid=TimeGrid(tuple(json.loads(metadata["timesteps"]))),
                 eta=json.loads(metadata["eta"]),
-                schedule=NoiseSchedule.from_diffusers(json.loads(metadata["schedule"])),
+                schedule=stored_schedule(json.loads(metadata["schedule"])),
                 source=metadata["source"],
                 space=metadata.get("space", "pixels"),
             )

@@ -67,9 +67,9 @@ class NetworkDenoiser(nn.Module):
     """A network such as diffusers' UNet2DModel, read as a `Denoiser`.
 
     Args:
-        network: called as network(x_t, timesteps) with timesteps of shape (B,); returns a tensor,
-            or an object with `.sample`, of C channels, or 2 C where the second half is a learned
-            range of the variance.
+        network: called as network(x_t, timesteps, ...) with timesteps of shape (B,) and what else
+            it is told, if anything; returns a tensor, or an object with `.sample`, of C channels,
+            or 2 C where the second half is a learned range of the variance.
         schedule: the schedule it was trained under.
         prediction_type: what its first C channels mean.
         variance: `fixed` ignores a learned variance as the authors' program of CycleDiffusion does;
@@ -106,25 +106,28 @@ class NetworkDenoiser(nn.Module):
         # E|sigma noise| = sigma sqrt(2 / pi), and a pixel is 2 / 255.
         self.last_sigma = None if last_pixels is None else 2 / 255 * last_pixels * sqrt(pi / 2)
 
-    def output(self, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+    def output(self, x_t: Tensor, timesteps: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the network itself says: (its prediction, its second head or None).
 
         Args:
             x_t: (B, C, H, W); cast to the network's dtype and back.
             timesteps: (B,) integers.
+            told: what else the network is told, such as texts; floats (B, ...), cast, too.
         """
         dtype = next(self.network.parameters()).dtype
-        out = self.network(x_t.to(dtype), timesteps)
+        out = self.network(x_t.to(dtype), timesteps, *(each.to(dtype) for each in told))
         out = (out if isinstance(out, Tensor) else out.sample).to(x_t.dtype)
         channels = x_t.shape[1]
         return out[:, :channels], out[:, channels:] if out.shape[1] > channels else None
 
-    def forward(self, x_t: Tensor, t: int | Tensor) -> Prediction:
+    def forward(self, x_t: Tensor, t: int | Tensor, *told: Tensor) -> Prediction:
         """The prediction at timestep t, whatever the network was trained to output.
 
         Args:
             x_t: (B, C, H, W).
             t: an integer, or (B,) integers.
+            told: see `output`. Who calls a `Denoiser` tells it nothing: a text is closed into one
+                that does (`Guided`).
 
         Raises:
             ValueError: a learned variance is asked of a network that has none.
@@ -135,7 +138,7 @@ class NetworkDenoiser(nn.Module):
         else:
             timesteps = torch.full((len(x_t),), t, device=x_t.device)
             alpha_bar_t = self.schedule.alpha_bar(t)
-        out, second = self.output(x_t, timesteps)
+        out, second = self.output(x_t, timesteps, *told)
         if self.variance == "learned" and second is None:
             raise BadValue(
                 "variance", "variance is 'learned', but the network has no variance channels"

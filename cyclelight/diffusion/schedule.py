@@ -1,7 +1,8 @@
 """The noise schedule and the grid of timesteps that a chain visits.
 
 Everything here is a value in float64: schedules and grids are made once, and nothing downstream
-recomputes them. The clean image is the timestep `CLEAN` = -1, where alpha-bar is 1.
+recomputes them. The clean image is the timestep `CLEAN` = -1, where alpha-bar is 1 (but see
+`latent_schedule`).
 """
 
 import math
@@ -169,8 +170,18 @@ class NoiseSchedule:
         return torch.cumprod(1 - self.betas, dim=0)
 
     def alpha_bar(self, t: int) -> float:
-        """alpha-bar at timestep t; 1 at `CLEAN`."""
-        return 1.0 if t == CLEAN else float(self.alphas_cumprod[t])
+        """alpha-bar at timestep t; `clean_alpha_bar` at `CLEAN`."""
+        return self.clean_alpha_bar if t == CLEAN else float(self.alphas_cumprod[t])
+
+    @property
+    def clean_alpha_bar(self) -> float:
+        """What alpha-bar is for a clean image: 1."""
+        return 1.0
+
+    @property
+    def offset(self) -> int:
+        """How many timesteps a grid is shifted up: none."""
+        return 0
 
     def alpha_bars(self, t: Tensor) -> Tensor:
         """alpha-bar of each of the timesteps (B,), on their device: (B, 1, 1, 1), float64."""
@@ -182,7 +193,13 @@ class NoiseSchedule:
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs and (field == "timesteps" or not self._same_values(other)):
                 return f"{field} {mine} and {theirs}"
-        return None if self._same_values(other) else "given_betas"
+        if not self._same_values(other):
+            return "given_betas"
+        for field in ("clean_alpha_bar", "offset"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if not math.isclose(mine, theirs, rel_tol=1e-6):
+                return f"{field} {mine} and {theirs}"
+        return None
 
     def _same_values(self, other: "NoiseSchedule") -> bool:
         # Tables that other programs stored in float32 differ in the 7th digit.
@@ -225,17 +242,23 @@ class TimeGrid:
 
         If T is a multiple of `steps`: 0, T/steps, 2T/steps, ...; otherwise the integer part of an
         even division of [0, T - 1] in float64. Both as in the authors' program of CycleDiffusion.
+        Where the schedule has an offset, every (T // steps)-th timestep, shifted up by it, as in
+        their program of Stable Diffusion: it does not include 0.
 
         Raises:
-            ValueError: `steps` is no integer in 1 .. T.
+            ValueError: `steps` is no integer in 1 .. T, or the offset leads above T - 1.
         """
-        T, steps = schedule.timesteps, whole("steps", steps)
+        T, steps, offset = schedule.timesteps, whole("steps", steps), schedule.offset
         if not 1 <= steps <= T:
             raise BadValue(
                 "steps", f"steps must be in 1..{T} (the schedule's timesteps), got {steps}"
             )
-        if T % steps == 0:
-            ascending = np.arange(0, T, T // steps)
+        if (T // steps) * (steps - 1) + offset >= T:
+            raise BadValue(
+                "steps", f"steps {steps} with an offset of {offset} lead above timestep {T - 1}"
+            )
+        if T % steps == 0 or offset:
+            ascending = np.arange(steps) * (T // steps) + offset
         else:
             ascending = (np.linspace(0, 1, steps) * (T - 1)).astype(int)
         return cls(tuple(int(t) for t in ascending[::-1]))
@@ -254,8 +277,8 @@ class TimeGrid:
         return cls(grid.timesteps[-max(1, round(strength * len(grid))) :])
 
     def below(self, t: int) -> "TimeGrid":
-        """The part of this grid below timestep t > 0 (never empty where the grid holds 0)."""
-        return TimeGrid(tuple(u for u in self.timesteps if u < t))
+        """The part of this grid below timestep t; its lowest timestep at least."""
+        return TimeGrid(tuple(u for u in self.timesteps if u < t) or self.timesteps[-1:])
 
     @property
     def start(self) -> int:

@@ -6,6 +6,7 @@ Whatever is wrong becomes a ValueError of one line that begins with `what` the f
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,20 @@ def load_model(kind: type[ModelMixin], path: Path, what: str) -> Any:
         raise BadValue(what, f"{what}: {path} cannot be read: {first_line(error)}") from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
+    check_loaded(report, path, what)
+    assert isinstance(model, kind)
+    return model
+
+
+def check_loaded(report: Mapping[str, Any], path: Path, what: str) -> None:
+    """Raises ValueError if the report of a loading, diffusers' or transformers', is not clean."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
-            names = [str(name) for name in report[problem]]
+            names = sorted(map(str, report[problem]))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BadValue(
                 what, f"{what}: {path}: {problem.replace('_', ' ')}: {', '.join(names[:3])}{more}"
             )
-    assert isinstance(model, kind)
-    return model
 
 
 def read_tensors(path: Path, what: str) -> Any:

@@ -1,7 +1,7 @@
 """The noise schedule that a diffusers scheduler folder means."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import diffusers
@@ -38,6 +38,11 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
         )
     if config.get("use_flow_sigmas"):
         raise ValueError(f"its {name} uses flow sigmas: flow matching has no betas")
-    defaults = inspect.signature(getattr(diffusers, name).__init__).parameters
-    left_out = {f: defaults[f].default for f in FIELDS if f not in config and f in defaults}
-    return NoiseSchedule.from_diffusers({**left_out, **config})
+    return NoiseSchedule.from_diffusers(completed(config, FIELDS))
+
+
+def completed(config: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """A `scheduler_config.json` with its class's defaults of those of the fields it leaves out."""
+    defaults = inspect.signature(getattr(diffusers, str(config["_class_name"])).__init__).parameters
+    left_out = {f: defaults[f].default for f in fields if f not in config and f in defaults}
+    return {**left_out, **config}

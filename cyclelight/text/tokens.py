@@ -8,8 +8,12 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from cyclelight.errors import printable
+
 BEGIN, END = 0, 1
 """The ids of the tokens that begin and end a text in a tokenizer made here; END also fills up."""
+LONGEST = 80
+"""Letters of a text that an error tells; of longer ones beginning and end."""
 LAST = "</w>"
 """What the last symbol of a word ends with."""
 
@@ -66,19 +70,38 @@ def byte_pairs(words: Mapping[str, int], count: int) -> list[tuple[str, str]]:
     return merges
 
 
-def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """The ids (B, L) of B captions, int64, filled up to the tokenizer's length L.
+def check_length(
+    tokenizer: CLIPTokenizer, captions: Sequence[str], length: int | None = None
+) -> None:
+    """Raises ValueError, with the text, if one has more tokens than `length` allows.
+
+    Args:
+        length: tokens, those that begin and end a text among them; None for the tokenizer's own.
+    """
+    length = length or tokenizer.model_max_length
+    # Its own warning of a text that is too long would tell the same.
+    found = tokenizer(list(captions), verbose=False)["input_ids"]
+    for caption, ids in zip(captions, found, strict=True):
+        if len(ids) > length:
+            raise ValueError(
+                f"a text may have {length - 2} tokens, this one has {len(ids) - 2}: "
+                f"{printable(repr(caption), LONGEST)}"
+            )
+
+
+def token_ids(
+    tokenizer: CLIPTokenizer, captions: Sequence[str], length: int | None = None
+) -> Tensor:
+    """The ids (B, L) of B captions, int64, filled up to `length` L, see `check_length`.
 
     Raises:
         ValueError: a caption is longer than that.
     """
-    length = tokenizer.model_max_length
-    for caption, ids in zip(captions, tokenizer(list(captions))["input_ids"], strict=True):
-        if len(ids) > length:
-            raise ValueError(
-                f"a text may have {length - 2} tokens, this one has {len(ids) - 2}: {caption!r}"
-            )
-    found: Tensor = tokenizer(list(captions), padding="max_length", return_tensors="pt")[
-        "input_ids"
-    ]
+    check_length(tokenizer, captions, length)
+    found: Tensor = tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=length or tokenizer.model_max_length,
+        return_tensors="pt",
+    )["input_ids"]
     return found

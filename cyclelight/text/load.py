@@ -1,0 +1,72 @@
+"""load_text_model: a text-to-image model from a folder, or from the Hugging Face Hub."""
+
+from pathlib import Path
+
+import torch
+
+from cyclelight.domains.adapters.stable_diffusion import FILES, load_stable_diffusion
+from cyclelight.domains.hub import display_name, resolve
+from cyclelight.errors import BadValue, MissingFile
+from cyclelight.files import read_json
+from cyclelight.text.model import TextModel
+
+DOMAINS = ("DDPMPipeline", "LDMPipeline")
+"""Pipelines without texts, whose folders are domains."""
+
+
+def check_model_path(path: str | Path) -> Path:
+    """The folder of a text model, downloaded first if it is a name on the Hugging Face Hub.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none; the message begins with `model`.
+    """
+    folder = resolve(path, FILES, "model")
+    if not folder.exists():
+        raise MissingFile(
+            "model",
+            f"model: {folder} does not exist; give a text model's folder, or the owner/name of one "
+            f"on the Hugging Face Hub",
+        )
+    if not (folder / "model_index.json").is_file():
+        inner = folder / "text_model"
+        hint = f"; did you mean {inner}?" if inner.is_dir() else ""
+        raise BadValue("model", f"model: {folder} is no text model: no model_index.json{hint}")
+    kind = read_json(folder / "model_index.json", "model").get("_class_name")
+    if kind in DOMAINS:
+        raise BadValue("model", f"model: {folder} is a {kind}: a domain, which reads no text")
+    return folder
+
+
+def load_text_model(
+    path: str | Path,
+    *,
+    resolution: int | None = None,
+    tiled: bool = False,
+    device: str | torch.device = "cpu",
+) -> TextModel:
+    """A text-to-image model: Stable Diffusion 1.x, 2.x, or one that `TextModule` has trained.
+
+    Args:
+        path: a folder as diffusers lays it out, or `owner/name` or `owner/name@revision` on the
+            Hugging Face Hub.
+        resolution: height and width of the images in pixels; None for what it was trained at.
+        tiled: let the autoencoder work on one image, and on parts of large ones, at a time: slower,
+            in less memory, and with seams that are hardly seen.
+        device: where the networks go; on `meta` their weights are not read.
+
+    Returns:
+        The model, in float32, in evaluation mode and without gradients; `prompted` makes a domain
+        of it.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is no such model; the message says which part is wrong.
+    """
+    folder = check_model_path(path)
+    model = load_stable_diffusion(
+        folder, resolution=resolution, device=device, name=display_name(path)
+    )
+    if tiled and model.autoencoder is not None:
+        model.autoencoder.network.enable_slicing()
+        model.autoencoder.network.enable_tiling()
+    return model

@@ -1,0 +1,113 @@
+"""TextModel: a text-to-image model, which a prompt makes a domain."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.domains.autoencoder import Autoencoder
+from cyclelight.domains.domain import Domain
+from cyclelight.errors import BadValue, real
+from cyclelight.text.guided import Embeddings, Guided
+
+
+class TextReader(nn.Module, ABC):
+    """Texts as a network takes them: tokenizers and text encoders of one family of models."""
+
+    @abstractmethod
+    def check(self, texts: Sequence[str]) -> None:
+        """Raises ValueError, with the text, if one is too long."""
+
+    @abstractmethod
+    def forward(self, texts: Sequence[str]) -> Embeddings:
+        """The embeddings of B texts: (B, ...) each."""
+
+
+class TextModel(nn.Module):
+    """A text-to-image diffusion model.
+
+    Args:
+        denoiser: its network, called as (x_t, t, *embeddings).
+        reader: makes the embeddings of texts.
+        resolution: height and width of its images in pixels.
+        name: what to call it.
+        card: where it comes from: training data and licence, steps, versions.
+        autoencoder: of the latent space that the network works in; None if in pixels.
+    """
+
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        reader: TextReader,
+        resolution: int,
+        name: str = "model",
+        card: dict[str, Any] | None = None,
+        autoencoder: Autoencoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.reader, self.resolution = denoiser, reader, resolution
+        self.name, self.card, self.autoencoder = name, card or {}, autoencoder
+
+    def prompted(
+        self,
+        text: str | Sequence[str],
+        negative: str | Sequence[str] = "",
+        scale: float | Sequence[float] = 7.5,
+    ) -> Domain:
+        """The images that a text describes, as a domain; or for each image of a batch its own text.
+
+        Args:
+            text: one for all images of any batch, or one for each image of batches of B.
+            negative: what the images are led away from; one, or B.
+            scale: of classifier-free guidance, see `Guided`; one, or B. At 1 there is none, and a
+                step costs half.
+
+        Raises:
+            ValueError: a text is too long, or there are not as many of one as of the other.
+        """
+        many = [len(v) for v in (text, negative, scale) if _is_many(v)]  # type: ignore[arg-type]
+        count = max(many, default=1)
+        texts = _each("text", text, count)
+        negatives = _each("negative", negative, count)
+        scales = [real("scale", each) for each in _each("scale", scale, count)]
+        self.reader.check([*texts, *negatives])
+        guided = Guided(self.denoiser, self._read(texts), self._read(negatives), scales)
+        name = text if isinstance(text, str) else self.name
+        return Domain(
+            guided, self.resolution, self.channels, name or self.name, self.card, self.autoencoder
+        )
+
+    @property
+    def channels(self) -> int:
+        """Channels of its images."""
+        return 3 if self.autoencoder is None else self.autoencoder.channels
+
+    @torch.no_grad()
+    def _read(self, texts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Each text is read once, alone: what it is read as does not depend on its neighbours."""
+        known = {text: self.reader([text]) for text in dict.fromkeys(texts)}
+        each = [known[text] for text in texts]
+        return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
+
+
+def _is_many(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _each(name: str, value: Any, count: int) -> list[Any]:
+    """As many values as there are images.
+
+    Raises:
+        ValueError: several are given, but not as many.
+    """
+    if not _is_many(value):
+        return [value] * count
+    if not value:
+        raise BadValue(name, f"{name} must be one, or one for each image, got none")
+    if len(value) != count:
+        told = f"{name} must be one, or one for each of {count} images, got {len(value)}"
+        raise BadValue(name, told)
+    return list(value)
