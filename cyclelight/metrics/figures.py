@@ -208,7 +208,7 @@ def _fid(sets: Sets) -> Score | None:
     value = sets.compare(fid, "row")
     if value is None:
         return None
-    # Not of real ones: of halves, FID would be far above that of all, since it depends on the number.
+    # None of real images: of halves, FID would be far above that of all, as it depends on n.
     return Score(
         figure="FID",
         value=value,
