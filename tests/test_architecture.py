@@ -21,19 +21,21 @@ ORDER = """
     chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
     text: load
-    metrics: * columns feature_network features faithfulness realism protocol figures judge gather
-    guidance: * generators augment energy classifiers clip energies langevin guided
+    metrics: * columns feature_network features faithfulness realism protocol figures judge
+    metrics: gather success
+    guidance: * generators load augment energy classifiers clip energies langevin guided
     runs: * folder fit_folder plan task checkpoints report page sharding timing
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
-    datamodules: translation_images *
+    datamodules: translation_images new_images *
     callbacks: * ema preemption resumption samples writer progress scores gallery
+    callbacks: plot traces guidance_scores
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
-    modules: diffae_latent translation
+    modules: diffae_latent translation guidance
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
-    commands: fit validate test predict evaluate atlas benchmark quickstart_page quickstart_survey
-    commands: quickstart inspect import_ push
+    commands: fit validate test predict guide evaluate atlas benchmark quickstart_page
+    commands: quickstart_survey quickstart inspect import_ push
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

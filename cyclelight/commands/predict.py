@@ -2,9 +2,9 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cyclelight.callbacks.gallery import Gallery
@@ -30,18 +30,19 @@ class Predict(StageCLI):
 
     name = "predict"
     summary = "Translate images into another domain."
-    default_model = TranslationModule
-    default_data = TranslationImages
+    default_model: type[LightningModule] = TranslationModule
+    default_data: type[LightningDataModule] = TranslationImages
     output_required = True
     takes_checkpoint = False
     save_config = SaveRun
     makes_images = True
     scores: TaskScores
+    scores_class: ClassVar[type[TaskScores]] = TaskScores
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """How to score, and what to do with an earlier run's images."""
         super().add_arguments_to_parser(parser)
-        parser.add_class_arguments(TaskScores, "scores", instantiate=False)
+        parser.add_class_arguments(self.scores_class, "scores", instantiate=False)
         parser.add_argument(
             "--overwrite",
             action="store_true",
@@ -62,14 +63,24 @@ class Predict(StageCLI):
         shown = self.config_init.trainer.enable_progress_bar is not False
         bar = [TaskProgress()] if shown else []
         writer = ImageWriter(overwrite=self.overwrite)
-        self.scores = TaskScores(**self.config_init.scores)
-        self.trainer_defaults["callbacks"] = [writer, self.scores, Gallery(), *bar]
+        self.scores = self.scores_class(**self.config_init.scores)
+        first = self.more_callbacks()
+        self.trainer_defaults["callbacks"] = [*first, writer, self.scores, Gallery(), *bar]
         return super().instantiate_trainer(**kwargs)
+
+    def more_callbacks(self) -> list[Callback]:
+        """What sees a batch before its images are written; nothing by default."""
+        return []
 
 
 def predict(args: list[str]) -> int:
     """`lightning predict`; the exit code."""
-    cli = build(Predict, args)
+    return run(Predict, args)
+
+
+def run(stage: type[Predict], args: list[str]) -> int:
+    """Make images as a stage does; the exit code."""
+    cli = build(stage, args)
     with ExitStack() as stack:
         try:
             folder = RunFolder(cli.config.output)

@@ -1,0 +1,156 @@
+"""What guidance has brought: energies, success by another judge, diversity, calls and seconds."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from cyclelight.callbacks.scores import TaskScores
+from cyclelight.callbacks.traces import Guides, TraceFolder
+from cyclelight.errors import BadValue, MissingFile
+from cyclelight.metrics.feature_network import FeatureNetwork
+from cyclelight.metrics.features import feature_network
+from cyclelight.metrics.figures import Score
+from cyclelight.metrics.success import classified_as, diversity, features, nearest_to
+from cyclelight.runs.plan import plan_of
+from cyclelight.runs.task import task_of
+from datamodules.listing import list_images
+from datamodules.square_images import SquareImages
+
+
+class GuidanceScores(TaskScores):
+    """The figures of `predict`, and those of a run of `guide`, each before and after.
+
+    Args:
+        judge: network that judges success and diversity, other than the one that guides: its name
+            or import path, see `network`. Success is that it names one of `judge_classes`, or that
+            the nearest image of `judge_images` is called as one of `judge_names`.
+        judge_weights: file of its weights, if it lies in no usual place.
+        judge_classes: numbers of the classes that are wanted.
+        judge_images: folder of real images, of which the nearest one judges, by the judge's
+            features.
+        judge_names: names (without suffix) of those that are wanted.
+        scores: see `TaskScores`.
+
+    Raises:
+        ValueError: these do not fit together.
+        FileNotFoundError: `judge_images` does not exist.
+    """
+
+    def __init__(
+        self,
+        judge: str | None = None,
+        judge_weights: str | None = None,
+        judge_classes: list[int] | None = None,
+        judge_images: str | None = None,
+        judge_names: list[str] | None = None,
+        **scores: Any,
+    ) -> None:
+        super().__init__(**scores)
+        if judge is None and (judge_classes or judge_images):
+            raise BadValue("judge", "judge: name the network that is to judge")
+        if (judge_images is None) != (not judge_names):
+            raise BadValue("judge_names", "judge_names and judge_images go together")
+        if judge_classes and judge_images:
+            raise BadValue("judge_classes", "judge_classes: give these or judge_images, not both")
+        if judge_images is not None and not Path(judge_images).is_dir():
+            raise MissingFile("judge_images", f"judge_images: no such folder {judge_images}")
+        self.judge_name, self.judge_weights = judge, judge_weights
+        self.judge_classes, self.judge_images = judge_classes, judge_images
+        self.judge_names = set(judge_names or ())
+        self._network: FeatureNetwork | None = None
+        self._succeeds: Callable[[Tensor], Tensor] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the judge: should it be missing, then before the run, not after it."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict" or self.judge_name is None or not trainer.is_global_zero:
+            return
+        self._network = feature_network(self.judge_name, self.judge_weights)
+        if self.judge_classes:
+            self._succeeds = classified_as(self._network, self.judge_classes)
+        elif self.judge_images is not None:
+            self._succeeds = self._nearest(self.judge_images, task_of(pl_module).resolution)
+
+    def _nearest(self, folder: str, resolution: int) -> Callable[[Tensor], Tensor]:
+        assert self._network is not None
+        files = list_images(Path(folder))
+        wanted = torch.tensor([Path(key).stem in self.judge_names for key, _ in files])
+        if not bool(wanted.any()):
+            told = f"judge_names: none of {', '.join(sorted(self.judge_names))} is in {folder}"
+            raise BadValue("judge_names", told)
+        images = SquareImages(files, resolution)
+        real = torch.stack([images.pixels(i) for i in range(len(files))])
+        return nearest_to(self._network, real, wanted)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add what the traces of all images tell, on the first process."""
+        super().on_predict_end(trainer, pl_module)
+        plan = plan_of(trainer)
+        if self.report is None or plan is None or not isinstance(pl_module, Guides):
+            return
+        root = Path(trainer.default_root_dir)
+        folder = TraceFolder(root, plan.keys)
+        traces = folder.read()
+        scores = [*_of_traces(list(traces.values()), pl_module.calls)]
+        if self._network is not None and traces:
+            resolution = task_of(pl_module).resolution
+            before = torch.stack([folder.start(key) for key in traces])
+            after = torch.stack([plan.folder.read_image(key, resolution) for key in traces])
+            scores += self._judged(before, after)
+        self.report = replace(self.report, scores=[*self.report.scores, *scores])
+        self.report.write(root)
+
+    def _judged(self, before: Tensor, after: Tensor) -> Iterator[Score]:
+        assert self._network is not None
+        n, protocol = len(after), f"judged by {self._network.name}"
+        for when, images in (("before", before), ("after", after)):
+            if self._succeeds is not None:
+                rate = float(self._succeeds(images).float().mean())
+                yield Score(
+                    figure=f"success {when}",
+                    value=rate,
+                    standard_error=math.sqrt(rate * (1 - rate) / n),
+                    n=n,
+                    protocol=protocol,
+                )
+            if n > 1:
+                value, error = diversity(features(self._network, images))
+                yield Score(
+                    figure=f"diversity {when}",
+                    value=value,
+                    standard_error=error,
+                    n=n,
+                    protocol=f"1 - cosine of features, mean over pairs; {protocol}",
+                )
+
+
+def _of_traces(traces: Sequence[Mapping[str, Any]], calls: int) -> Iterator[Score]:
+    if not traces:
+        return
+    for name in traces[0]["energies"]:
+        for when in ("before", "after"):
+            values = [trace[when][name] for trace in traces]
+            yield _mean(f"{name} energy {when}", values, "unweighted, mean over images")
+    yield _mean("restarts", [t["restarts"] for t in traces], "chains that began anew")
+    yield _mean("seconds", [t["seconds"] for t in traces], "of an image's share of its batch")
+    yield _mean("calls", [calls] * len(traces), "of the generator's networks, forwards")
+
+
+def _mean(figure: str, values: Sequence[float], protocol: str) -> Score:
+    n = len(values)
+    mean = math.fsum(values) / n
+    spread = math.fsum((value - mean) ** 2 for value in values)
+    return Score(
+        figure=figure,
+        value=mean,
+        standard_error=math.sqrt(spread / (n - 1) / n) if n > 1 else None,
+        n=n,
+        protocol=protocol,
+        higher_is_better=False,
+    )

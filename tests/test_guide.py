@@ -1,0 +1,200 @@
+"""`lightning guide`: whole runs of the program, going on after a kill, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY, R, make_run
+
+from cyclelight.cli import main
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.folder import save_domain
+from cyclelight.domains.generator_folder import save_generator
+from cyclelight.networks.ddgan import DDGANSettings
+from cyclelight.networks.diffae import DiffAESettings
+
+TESTS = Path(__file__).parent
+
+
+def words(root: Path, output: Path, *more: object) -> list[str]:
+    """A run of four images of the domain `cat`, towards red."""
+    energies = [
+        {"class_path": "CustomEnergy", "init_args": {"function": "judges:redness", "weight": 200}}
+    ]
+    given = {
+        "model.generator": root / "cat",
+        "model.energies": json.dumps(energies),
+        "model.steps": 3,
+        "model.sampler": "CrankNicolson",
+        "model.sampler.steps": 6,
+        "model.way": 2,
+        "data.count": 4,
+        "data.batch_size": 2,
+        "output": output,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }
+    pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return ["guide", *pairs, *map(str, more)]
+
+
+def figures(output: Path) -> dict[str, float]:
+    report = json.loads((output / "metrics.json").read_text())
+    return {score["figure"]: score["value"] for score in report["figures"]}
+
+
+def pictures(output: Path) -> dict[str, bytes]:
+    parts = [p for part in ("images", "starts", "ways") for p in sorted((output / part).glob("*"))]
+    return {str(path.relative_to(output)): path.read_bytes() for path in parts}
+
+
+def test_a_run(tmp_path: Path) -> None:
+    make_run(tmp_path, {"real": ["a.png", "b.png", "c.png"]})
+    output = tmp_path / "out"
+    scores = ["--scores.judge", "judges:Rows", "--data.reference", tmp_path / "real"]
+    scores += ["--scores.network", "judges:Rows"]
+    assert main(words(tmp_path, output, *scores)) == 0
+    found = figures(output)
+    assert found["redness energy after"] < found["redness energy before"]
+    # Three calls an image at each of six steps, and for the first, two on the way and the last.
+    assert found["calls"] == 3 * (6 + 2 + 2)
+    assert found["restarts"] == 0 and found["seconds"] > 0
+    assert {"diversity before", "diversity after", "KID"} <= set(found)
+    trace = json.loads((output / "traces" / "sample_00002.json").read_text())
+    assert len(trace["energies"]["redness"]) == 6 and len(trace["|z|^2 / d"]) == 7
+    # The energy of the first image is that of the picture which stands for it.
+    with Image.open(output / "starts" / "sample_00002.png") as image:
+        red, green, blue = (torch.tensor(list(band.getdata())).float() for band in image.split())
+    seen = ((green + blue - red).mean() / 127.5 - 1).item()
+    assert trace["before"]["redness"] == pytest.approx(seen, abs=0.1)
+    with Image.open(output / "ways" / "sample_00002.png") as image:
+        assert image.size == (4 * R, R)
+    assert (output / "traces.png").is_file() and list((output / "logs").glob("events*"))
+    # What is there already is not made again.
+    before = pictures(output)
+    assert main(words(tmp_path, output, *scores)) == 0
+    assert pictures(output) == before and figures(output) == found
+
+
+def test_images_do_not_depend_on_batches(tmp_path: Path) -> None:
+    make_run(tmp_path, {})
+    assert main(words(tmp_path, tmp_path / "two")) == 0
+    assert main(words(tmp_path, tmp_path / "one", "--data.batch_size", 1)) == 0
+    for name, image in pictures(tmp_path / "two").items():
+        other = pictures(tmp_path / "one")[name]
+        a, b = (list(Image.open(__import__("io").BytesIO(x)).getdata()) for x in (image, other))
+        gaps = [abs(x - y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)]
+        assert max(gaps) <= 2  # Rounding differs between sizes of batches.
+
+
+def test_from_images(tmp_path: Path) -> None:
+    """Guidance of given images begins at them."""
+    make_run(tmp_path, {"sources": ["a.png", "b.png"]})
+    source = ["--data", "TranslationImages", "--data.source", tmp_path / "sources"]
+    given = words(tmp_path, tmp_path / "out", "--model.steps", 50)
+    at = given.index("--data.count")
+    assert main([*given[:at], *given[at + 2 :], *map(str, source)]) == 0
+    for name in ("a", "b"):
+        start = Image.open(tmp_path / "out" / "starts" / f"{name}.png")
+        real = Image.open(tmp_path / "sources" / f"{name}.png").convert("RGB")
+        gaps = torch.tensor(list(start.getdata())).float() - torch.tensor(list(real.getdata()))
+        assert float(gaps.abs().mean()) < 4
+
+
+@pytest.mark.parametrize("kind", ["ddgan", "diffae"])
+@pytest.mark.parametrize("sampler", ["Langevin", "Adam"])
+def test_other_generators(tmp_path: Path, kind: str, sampler: str) -> None:
+    torch.manual_seed(0)
+    settings: Any = {
+        "ddgan": DDGANSettings(8, (1, 2), 1, (8,), 4, 8, 1),
+        "diffae": DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8),
+    }[kind]
+    network = settings.build(resolution=16, channels=3)
+    save_generator(tmp_path / "g", network, {"name": kind, "latent_prior": True})
+    more = ["--model.generator", tmp_path / "g", "--model.sampler", sampler]
+    given = words(tmp_path, tmp_path / "out", *more, "--model.sampler.steps", 4)
+    at = given.index("--model.steps")
+    if kind == "ddgan":
+        del given[at : at + 2]
+    assert main(given) == 0
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 4
+
+
+@pytest.mark.slow
+def test_a_kill_changes_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, {})
+    more = ["--data.count", 6, "--model.sampler.steps", 20]
+    assert main(words(tmp_path, tmp_path / "whole", *more)) == 0
+    program = [sys.executable, "-m", "cyclelight", *words(tmp_path, tmp_path / "cut", *more)]
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+    run = subprocess.Popen(program, env=environment)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "traces").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() != 0
+    assert len(list((tmp_path / "cut" / "images").glob("*.png"))) < 6
+    assert main(words(tmp_path, tmp_path / "cut", *more)) == 0
+    assert pictures(tmp_path / "cut") == pictures(tmp_path / "whole")
+    for part in ("whole", "cut"):
+        assert len(list((tmp_path / part / "traces").glob("*.json"))) == 6
+
+
+def refused(capsys: pytest.CaptureFixture[str], given: Sequence[str]) -> str:
+    assert main(list(given)) == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, {})
+    torch.manual_seed(0)
+    gan: Any = DDGANSettings(8, (1, 2), 1, (8,), 4, 8, 1).build(resolution=16, channels=3)
+    save_generator(tmp_path / "gan", gan, {})
+    auto: Any = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8)
+    save_generator(
+        tmp_path / "auto", auto.build(resolution=16, channels=3), {"latent_prior": False}
+    )
+    unclassed = json.dumps([{"class_path": "ClassEnergy", "init_args": {"classes": []}}])
+    for more, told in (
+        (["--model.generator", tmp_path / "no"], "--model.generator: "),
+        (["--model.generator", tmp_path / "gan"], "--model.steps: a DDGAN has its own, 4"),
+        (["--model.generator", tmp_path / "auto"], "has no latent prior"),
+        (["--model.eta", 2], "--model.eta must be in [0, 1], got 2"),
+        (["--model.steps", 2000], "--model.steps must be in 1..1000"),
+        (["--model.sampler.step_size", 9], "step_size must be in (0, 4), got 9"),
+        (["--model.which", "first"], "--model.which"),
+        (["--model.energies", "[]"], "--model.energies: give at least one"),
+        (["--model.energies", unclassed], "classes must be one or more numbers"),
+        (["--data.count", 0], "--data.count must be at least 1"),
+        (["--scores.judge_classes", "[3]"], "name the network that is to judge"),
+        (["--scores.judge_images", tmp_path], "go together"),
+    ):
+        message = refused(capsys, words(tmp_path, tmp_path / "out", *more))
+        assert told in message, message
+        assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_need_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, {})
+    assert main(words(tmp_path, tmp_path / "out")) == 0
+    capsys.readouterr()
+    message = refused(capsys, words(tmp_path, tmp_path / "out", "--model.sampler.steps", 7))
+    assert "were made otherwise: --model.sampler.steps was 6, now 7" in message
+    torch.manual_seed(9)
+    unet = TINY.build(resolution=R, channels=3)
+    save_domain(tmp_path / "cat", unet, NoiseSchedule(), card={"name": "cat"})
+    message = refused(capsys, words(tmp_path, tmp_path / "out"))
+    assert "made by other weights than those of --model.generator" in message
