@@ -1,12 +1,14 @@
 """Recipes by name, and classes of one's own beside them."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cyclelight.cli import main
 from cyclelight.commands.guard import UsageError
@@ -45,6 +47,62 @@ def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", "zzz"]) == 2
     error = capsys.readouterr().err
     assert "no recipe zzz; recipes are animals64, cat256, " in error and error.count("\n") == 1
+
+
+RECIPE = """
+output: here
+model:
+  class_path: DomainModule
+  init_args:
+    name: ${oc.env:KIND}
+    resolution: 32
+    network:
+      block_out_channels: [32, 64]
+      attention_resolutions: [16]
+data:
+  class_path: DomainImages
+  init_args: {root: "${output}/${model.init_args.name}", batch_size: 8}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "root"),
+    [((), "here/lynx"), (("--output", "there"), "there/lynx"), (("--output=x",), "x/lynx")],
+)
+def test_values_refer_to_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    root: str,
+) -> None:
+    """To the environment, and to an `output` that is named later."""
+    monkeypatch.setenv("KIND", "lynx")
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    assert main(["fit", "--config", str(tmp_path / "mine.yaml"), *words, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["name"] == "lynx"
+    assert config["data"]["init_args"]["root"] == root
+    assert config["output"] == Path(root).parts[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("a: ${oc.env:NO_SUCH_VARIABLE_HERE}", "Environment variable 'NO_SUCH_VARIABLE_HERE'"),
+        ("a: ${b}", "Interpolation key 'b' not found"),
+        ("a: ${b", "mismatched|missing|no viable"),
+        ("a: [${b}", "while parsing"),
+    ],
+)
+def test_references_that_lead_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str, message: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(recipe)
+    assert main(["fit", "--config", str(tmp_path / "mine.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --config: {tmp_path / 'mine.yaml'}: ")
+    assert re.search(message, error) and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["lightning", "-m cyclelight"])
