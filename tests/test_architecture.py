@@ -23,7 +23,8 @@ ORDER = """
     text: load
     metrics: * columns feature_network features faithfulness realism protocol figures judge
     metrics: gather success
-    guidance: * generators load augment energy classifiers clip energies langevin guided
+    guidance: * generators load augment energy classifiers clip energies steering
+    guidance: langevin tfg guided
     runs: * folder fit_folder plan task checkpoints report page sharding timing
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching

@@ -140,6 +140,19 @@ def test_other_generators(tmp_path: Path, kind: str, sampler: str) -> None:
     assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 4
 
 
+def test_tfg(tmp_path: Path) -> None:
+    """One chain guided on its way: an energy for each of its steps."""
+    make_run(tmp_path, {})
+    given = words(tmp_path, tmp_path / "out", "--model.sampler", "TFG")
+    at = given.index("--model.sampler.steps")
+    assert main([*given[:at], *given[at + 2 :]]) == 0
+    trace = json.loads((tmp_path / "out" / "traces" / "sample_00000.json").read_text())
+    assert len(trace["energies"]["redness"]) == 3
+    found = figures(tmp_path / "out")
+    assert found["redness energy after"] < found["redness energy before"]
+    assert found["calls"] == 6
+
+
 @pytest.mark.slow
 def test_a_kill_changes_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, {})
@@ -185,6 +198,8 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--model.steps", 2000], "--model.steps must be in 1..1000"),
         (["--model.sampler.step_size", 9], "step_size must be in (0, 4), got 9"),
         (["--model.which", "first"], "--model.which"),
+        (["--model.sampler", "TFG", "--model.which", "best"], "TFG has no states of z"),
+        (["--model.sampler", "TFG", "--model.sampler.rho", 0, "--model.sampler.mu", 0], "rho must"),
         (["--model.energies", "[]"], "--model.energies: give at least one"),
         (["--model.energies", unclassed], "classes must be one or more numbers"),
         (["--data.count", 0], "--data.count must be at least 1"),

@@ -9,11 +9,12 @@ from cyclelight.commands.predict import Predict, run
 from cyclelight.guidance.classifiers import ClassEnergy, FeatureEnergy  # noqa: F401 (short names)
 from cyclelight.guidance.clip import ClipEnergy  # noqa: F401
 from cyclelight.guidance.energies import CustomEnergy, DistanceEnergy  # noqa: F401
-from cyclelight.guidance.langevin import Sampler
+from cyclelight.guidance.steering import Steering
+from cyclelight.guidance.tfg import TFG  # noqa: F401
 from cyclelight.modules.guidance import GuidanceModule
 from datamodules.new_images import NewImages
 
-keep_settings_apart(Sampler)
+keep_settings_apart(Steering)
 
 
 class Guide(Predict):

@@ -11,6 +11,8 @@ from cyclelight.diffusion.noise import Noise
 from cyclelight.guidance.energy import Energy
 from cyclelight.guidance.generators import Generator
 from cyclelight.guidance.langevin import Kept, Sampler, Visit, keep
+from cyclelight.guidance.steering import Steering
+from cyclelight.guidance.tfg import TFG
 
 Keep = Literal["last", "best"]
 
@@ -68,7 +70,7 @@ class Guided:
 def guide(
     generator: Generator,
     energies: Sequence[Energy],
-    sampler: Sampler,
+    sampler: Steering,
     z: Tensor,
     noise: Noise,
     *,
@@ -92,23 +94,30 @@ def guide(
         RuntimeError: as `Sampler.chain`.
     """
     problem = ImageEnergy(generator, energies, noise)
-    wanted = {(i + 1) * sampler.steps // (way + 1) for i in range(way)}
-    states: list[Tensor] = []
-
     weights = torch.tensor([e.weight for e in energies], device=z.device, dtype=torch.float32)
+    length = sampler.length(generator)
+    wanted = [(i + 1) * length // (way + 1) for i in range(way)]
+    if isinstance(sampler, TFG):
+        end, kept, seen = sampler.steer(generator, problem.of_images, weights, z, on_step)
+        on_way = [seen[i] for i in wanted]
+    else:
+        assert isinstance(sampler, Sampler)
+        states: dict[int, Tensor] = {}
 
-    def visits() -> Iterator[Visit]:
-        for i, visit in enumerate(sampler.chain(problem, z, noise)):
-            if i in wanted:
-                states.append(visit.z)
-            if visit.values is not None:
-                on_step()
-            yield visit
+        def visits() -> Iterator[Visit]:
+            for i, visit in enumerate(sampler.chain(problem, z, noise)):
+                if i in wanted:
+                    states[i] = visit.z
+                if visit.values is not None:
+                    on_step()
+                yield visit
 
-    kept = keep(visits(), weights if which == "best" else None)
+        kept = keep(visits(), weights if which == "best" else None)
+        with torch.no_grad():
+            end, on_way = generator(kept.z), [generator(states[i]) for i in wanted]
     with torch.no_grad():
-        start, end = generator(z), generator(kept.z)
+        start = generator(z)
         # Judged by the same augmentations, those of step 0.
         before, after = problem.of_images(start, 0), problem.of_images(end, 0)
-        shown = torch.stack([generator(state) for state in states]) if states else end[None, :0]
+    shown = torch.stack(on_way) if on_way else end[None, :0]
     return Guided(start, end, before, after, kept, shown)

@@ -4,9 +4,9 @@ The target is p(z | C) ~ N(z; 0, I) exp(-E(G(z))), E the weighted sum of energie
 """
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import sqrt
 from typing import Protocol
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from cyclelight.diffusion.noise import Noise
 from cyclelight.errors import BadValue, at_least
+from cyclelight.guidance.generators import Generator
+from cyclelight.guidance.steering import Steering
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +52,18 @@ class Visit:
     restarts: Tensor
 
 
-class Sampler(ABC):
-    """Updates of z by the gradient of an energy; a subclass is a frozen dataclass of its settings.
-
-    They are the options of the command line (`--model.sampler Adam --model.sampler.steps 100`).
-    """
+class Sampler(Steering):
+    """Updates of z by the gradient of an energy."""
 
     steps: int
     """Updates of a chain, each a call of the generator, forwards and backwards."""
+
+    def length(self, generator: Generator) -> int:
+        return self.steps
+
+    def calls(self, generator: Generator, way: int) -> int:
+        """One of the generator at each step, one for each image that is shown."""
+        return generator.calls * (self.steps + 2 + way)
 
     def chain(self, problem: Problem, z: Tensor, noise: Noise) -> Iterator[Visit]:
         """The states z_0 = z to z_n, n = `steps`; the energies of z_n are not taken.
@@ -113,12 +119,6 @@ class Sampler(ABC):
             noise: see `chain`.
             memory: what was kept.
         """
-
-    def describe(self) -> str:
-        """The settings in one line."""
-        # Subclasses are dataclasses; that cannot be said of an abstract class.
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        return ", ".join([type(self).__name__, *(f"{n} {getattr(self, n)}" for n in names)])
 
 
 @dataclass(frozen=True)

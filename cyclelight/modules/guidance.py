@@ -14,6 +14,7 @@ from cyclelight.guidance.generators import Generator
 from cyclelight.guidance.guided import Guided, Keep, guide
 from cyclelight.guidance.langevin import CrankNicolson, Sampler
 from cyclelight.guidance.load import Variance, load_map, map_fingerprint
+from cyclelight.guidance.steering import Steering
 from cyclelight.runs.task import Task
 
 
@@ -28,7 +29,8 @@ class GuidanceModule(Task):
             or the generator folder of a DDGAN or of a diffusion autoencoder with its prior.
         energies: what is wanted, each a class with its settings: ClassEnergy, ClipEnergy,
             FeatureEnergy, DistanceEnergy, CustomEnergy. Their sum counts, by their weights.
-        sampler: how z moves: CrankNicolson, Langevin, Adam.
+        sampler: how z moves: CrankNicolson, Langevin, Adam; or TFG, which moves the clean
+            image at each step of one chain.
         steps: timesteps of a domain's chain, by default 50, or of the chains of a diffusion
             autoencoder, by default 20.
         eta: of a domain's chain, 0 (DDIM) .. 1 (DDPM); by default 1.
@@ -46,7 +48,7 @@ class GuidanceModule(Task):
         self,
         generator: str,
         energies: list[Energy],
-        sampler: Sampler = CrankNicolson(),  # noqa: B008 (frozen)
+        sampler: Steering = CrankNicolson(),  # noqa: B008 (frozen)
         steps: int | None = None,
         eta: float | None = None,
         variance: Variance | None = None,
@@ -65,6 +67,10 @@ class GuidanceModule(Task):
         self._settings: dict[str, Any] = {"steps": steps, "eta": eta, "variance": variance}
         # Without weights first, so that whatever does not fit is said before anything is loaded.
         self.generator: Generator = load_map(generator, device="meta", **self._settings)
+        sampler.length(self.generator)
+        if which == "best" and not isinstance(sampler, Sampler):
+            name = type(sampler).__name__
+            raise BadValue("which", f"which: {name} has no states of z to choose the best from")
         self.guided: Guided | None = None
         """Of the last batch."""
 
@@ -87,7 +93,7 @@ class GuidanceModule(Task):
 
     @property
     def steps(self) -> int:
-        return self.sampler.steps
+        return self.sampler.length(self.generator)
 
     @property
     def kind(self) -> str | None:
@@ -127,11 +133,8 @@ class GuidanceModule(Task):
 
     @property
     def calls(self) -> int:
-        """Calls of the generator's networks for an image, those of the backward pass not counted.
-
-        One of the generator at each step, one for each image that is shown.
-        """
-        return self.generator.calls * (self.sampler.steps + 2 + self.way)
+        """Calls of the generator's networks for an image, those of backward passes not counted."""
+        return self.sampler.calls(self.generator, self.way)
 
     def made_by(self) -> Mapping[str, str]:
         """The SHA-256 of the generator and of the files of the energies."""
