@@ -10,13 +10,34 @@ import os
 import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, first_line
+
+MOST_JSON = 2**24
+"""Bytes of a JSON file; a card or a configuration has some thousands."""
+
+
+def check_zip(path: Path) -> None:
+    """Raises ValueError if a zip's parts would unpack to more than the file holds.
+
+    torch.save compresses nothing, so that this tells a checkpoint from 8 MB that become gigabytes.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    unpacked = sum(part.file_size for part in parts)
+    # Parts may also lie within one another.
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or unpacked > path.stat().st_size:
+        raise ValueError(
+            f"it would unpack to {unpacked} bytes, which no checkpoint does: its "
+            f"{path.stat().st_size} are compressed"
+        )
 
 
 @contextmanager
@@ -129,15 +150,26 @@ def check_place(folder: Path, what: str, mark: str) -> None:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """The JSON object that a file of settings holds.
 
     Raises:
-        ValueError: it holds something else; the message begins with `what`, the argument.
+        ValueError: it holds something else, or cannot be read; the message begins with `what`, the
+            argument.
     """
+    if not path.is_file():  # Of a pipe nothing would ever come.
+        raise BadValue(what, f"{what}: {path} is not there, or no regular file")
     try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadValue(what, f"{what}: {path} is not valid JSON: {error}") from error
+        if path.stat().st_size > MOST_JSON:
+            raise BadValue(what, f"{what}: {path} is too large for settings ({MOST_JSON} bytes)")
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise BadValue(what, f"{what}: {path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise BadValue(what, f"{what}: {path} is not valid JSON: nested too deeply") from error
+    except BadValue:
+        raise
+    except ValueError as error:  # Of JSON, of UTF-8, of numbers of thousands of digits.
+        raise BadValue(what, f"{what}: {path} is not valid JSON: {first_line(error)}") from error
     if not isinstance(value, dict):
         raise BadValue(what, f"{what}: {path} must hold a JSON object")
     return value

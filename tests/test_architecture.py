@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
     errors files
     diffusion: * pixels schedule latent_schedule steps noise denoiser loss ddgan
-    networks: unet adm autoencoder text sn fir ddgan discriminator latent_prior diffae *
+    networks: unet adm autoencoder text sn fir ddgan discriminator latent_prior diffae sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
     text: * tokens guided model

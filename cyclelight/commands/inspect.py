@@ -1,5 +1,6 @@
 """`cyclelight inspect`: what domain folders hold, and which translate into each other."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,11 +18,14 @@ from cyclelight.errors import printable
 HEAD = ("", "domain", "disk", "weights", "schedule", "pixels", "data", "licence")
 WIDTHS = (None, None, None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
 RIGHT = ("disk", "weights", "pixels")
+LONGEST_CELL = 200
+"""Letters of what a card says, which may be anything."""
 
 DESCRIPTION = "Show what domain folders hold, and which translate into each other."
 EPILOG = """\
 Domains of one group, a letter in the first column, translate into each other. The exit code is 1 if
-any of what was given is no domain. No weights are loaded."""
+any of what was given is no domain. Of weights, only those of a vae/ are read: they tell which
+domains share a latent space."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ def inspect(args: list[str]) -> int:
     if not folders:
         raise UsageError("a DIR is missing: a domain folder, or a folder with domains in it")
     # Each path once, however it was given.
-    paths = {path.resolve(): path for folder in folders for path in find_domains(Path(folder))}
+    paths = {
+        os.path.realpath(path): path for folder in folders for path in find_domains(Path(folder))
+    }
     looked = [look(path) for path in paths.values()]
     groups = group([one for one in looked if one.domain is not None])
     told = filter(None, (table(looked, groups), pairs(groups)))
@@ -71,18 +77,17 @@ def find_domains(folder: Path) -> list[Path]:
 
 
 def look(path: Path) -> Inspected:
-    """Read all but the weights."""
+    """Read all but the weights of the network."""
     # Seconds, which `--help` does not need.
     from cyclelight.domains.folder import check_domain_path, load_domain
 
     try:
         domain = load_domain(path, device="meta")
         return Inspected(path, _size(check_domain_path(path)), domain)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # One bad folder must not hide the others, whatever it does.
         # The path stands before the reason already.
-        return Inspected(
-            path, reason=one_line(error).removeprefix("domain: ").removeprefix(f"{path} ")
-        )
+        reason = one_line(error).removeprefix("domain: ").removeprefix(f"{path} ")
+        return Inspected(path, reason=reason or type(error).__name__)
 
 
 def group(looked: Sequence[Inspected]) -> list[list[Inspected]]:
@@ -151,15 +156,16 @@ def describe(one: Inspected) -> tuple[str, ...]:
     data = card.get("data")  # Anyone's card may say anything.
     data = data if isinstance(data, dict) else {}
     count = data.get("train_images")
-    told = (data.get("root"), f"{count:,} images" if isinstance(count, int) else None)
+    counted = isinstance(count, int) and 0 <= count < 10**12
+    told = (data.get("root"), f"{count:,} images" if counted else None)
     return (
         f"{domain.name}\n{one.path}",
         _scaled(one.size, ("B", "KB", "MB", "GB")),
         _scaled(sum(p.numel() for p in domain.denoiser.parameters()), ("", "K", "M", "B")),
         kind,
         side if domain.channels == 3 else f"{side} x {domain.channels}",
-        "\n".join(str(one) for one in told if one) or "not stated",
-        str(card.get("data_licence") or "not stated"),
+        "\n".join(printable(one, LONGEST_CELL) for one in told if one) or "not stated",
+        printable(card.get("data_licence") or "not stated", LONGEST_CELL),
     )
 
 

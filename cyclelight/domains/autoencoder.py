@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, real
 
 
 class Autoencoder:
@@ -21,11 +21,19 @@ class Autoencoder:
         card: where it comes from: training data and licence, steps, versions.
 
     Raises:
-        ValueError: its configuration scales latents by more than `scaling_factor`.
+        ValueError: its configuration scales latents by more than `scaling_factor`, which is above
+            0, or it is for something else than images of 1 or 3 channels.
     """
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
         config: Any = network.config
+        if not real("scaling_factor", config.scaling_factor) > 0:
+            raise BadValue(
+                "scaling_factor", f"scaling_factor must be above 0, got {config.scaling_factor}"
+            )
+        channels = config.in_channels, getattr(config, "out_channels", config.in_channels)
+        if channels not in ((1, 1), (3, 3)):
+            raise ValueError("images have 1 or 3 channels, not {} in and {} out".format(*channels))
         for name in ("shift_factor", "latents_mean", "latents_std"):
             if getattr(config, name, None) is not None:
                 raise ValueError(f"an autoencoder with {name} is not supported")

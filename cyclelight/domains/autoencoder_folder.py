@@ -14,7 +14,14 @@ from typing import Any
 from diffusers import AutoencoderKL, VQModel
 
 from cyclelight.domains.autoencoder import Autoencoder
-from cyclelight.domains.model_files import check_weights, load_model
+from cyclelight.domains.model_files import (
+    build,
+    check_kind,
+    check_size,
+    check_weights,
+    judged,
+    load_model,
+)
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
 
@@ -39,17 +46,13 @@ def load_autoencoder(path: str | Path, what: str = "autoencoder") -> Autoencoder
         nested = [path / n for n in ("autoencoder", "vae") if (path / n / "config.json").is_file()]
         hint = f"; did you mean {nested[0]}?" if nested else ""
         raise BadValue(what, f"{what}: {path} is not an autoencoder folder: no config.json{hint}")
-    class_name = read_json(path / "config.json", what).get("_class_name")
-    if class_name not in KINDS:
-        raise BadValue(what, f"{what}: {path} holds a {class_name}, not one of {', '.join(KINDS)}")
+    kind = KINDS[check_kind(read_json(path / "config.json", what), KINDS, path, what)]
     check_weights(path, what)
     card_file = path / "autoencoder.json"
     card = read_json(card_file, what) if card_file.is_file() else {}
-    network = load_model(KINDS[class_name], path, what)
-    try:
+    network = load_model(kind, path, what)
+    with judged(what, path):
         return Autoencoder(network, card)
-    except ValueError as error:
-        raise BadValue(what, f"{what}: {path}: {error}") from error
 
 
 def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> Path:
@@ -79,7 +82,13 @@ def autoencoder_state(network: Any, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rebuild(state: Mapping[str, Any]) -> Autoencoder:
-    """The autoencoder of an `autoencoder_state`."""
+    """The autoencoder of an `autoencoder_state`.
+
+    Raises:
+        ValueError: its settings are wrong, or ask for more than it holds.
+    """
+    held = sum(value.numel() for value in state["state_dict"].values())
+    check_size(build(state["config"], KINDS[state["class"]]), held)
     network: Any = KINDS[state["class"]].from_config(state["config"])
     network.load_state_dict(state["state_dict"])
     return Autoencoder(network, state["card"])

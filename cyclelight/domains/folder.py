@@ -28,7 +28,16 @@ from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.hub import display_name, resolve
-from cyclelight.domains.model_files import check_weights, load_model, read_tensors
+from cyclelight.domains.model_files import (
+    build,
+    check_kind,
+    check_size,
+    check_weights,
+    held,
+    judged,
+    load_model,
+    read_tensors,
+)
 from cyclelight.domains.schedulers import schedule_of
 from cyclelight.errors import BadValue, MissingFile, printable
 from cyclelight.files import read_json, whole_folder
@@ -115,13 +124,14 @@ def load_domain(
     prediction_type = stored.scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
-    with torch.device("meta"):
-        unet = _build(stored.network_config)
-    try:
+    with judged("domain", part(path, "scheduler") if path.is_dir() else path):
         schedule = schedule_of(stored.scheduler_config)
+    place = part(path, "unet") if path.is_dir() else path
+    with judged("domain", place):
+        kind = NETWORKS[check_kind(stored.network_config, NETWORKS, place, "domain")]
+        unet: Network = build(stored.network_config, kind)
+        check_size(unet, stored.held)
         resolution = check_network(unet)
-    except ValueError as error:
-        raise ValueError(f"domain: {path}: {error}") from error
     channels = unet.config.in_channels
     if autoencoder is not None and clip_x_0:
         raise BadValue(
@@ -138,7 +148,7 @@ def load_domain(
         resolution, channels = resolution * autoencoder.factor, autoencoder.channels
         autoencoder.to(dtype)
     if torch.device(device).type != "meta":
-        unet = stored.load_network()
+        unet = stored.load_network(kind)
     denoiser = NetworkDenoiser(
         # diffusers' own `to` warns about layers to be kept in float32, even where there are none.
         nn.Module.to(unet.requires_grad_(False).eval(), device=device, dtype=dtype),
@@ -238,7 +248,10 @@ class StoredDomain:
     network_config: Config
     scheduler_config: Config
     card: Config
-    load_network: Callable[[], Network]
+    held: int
+    """How many numbers its network can have at most."""
+    load_network: Callable[[type[Network]], Network]
+    """Called with its class."""
     autoencoder: Autoencoder | None
     """Always loaded, as its weights tell which domains can be paired."""
 
@@ -246,9 +259,6 @@ class StoredDomain:
 def _open_folder(path: Path) -> StoredDomain:
     unet = part(path, "unet")
     config = read_json(unet / "config.json", "domain")
-    class_name = config.get("_class_name")
-    if class_name not in NETWORKS:
-        raise ValueError(f"domain: {unet} holds a {class_name}, not one of {', '.join(NETWORKS)}")
     scheduler = part(path, "scheduler") / "scheduler_config.json"
     scheduler_config = read_json(scheduler, "domain")
     check_weights(unet, "domain")
@@ -256,8 +266,8 @@ def _open_folder(path: Path) -> StoredDomain:
     card = read_json(card_file, "domain") if card_file.is_file() else {}
     folders = [path / name for name in ("vae", "vqvae") if (path / name).is_dir()]
     autoencoder = load_autoencoder(folders[0], "domain") if folders else None
-    load_network = partial(load_model, NETWORKS[class_name], unet, "domain")
-    return StoredDomain(config, scheduler_config, card, load_network, autoencoder)
+    load_network = partial(load_model, path=unet, what="domain")
+    return StoredDomain(config, scheduler_config, card, held(unet), load_network, autoencoder)
 
 
 def part(folder: Path, name: str) -> Path:
@@ -270,19 +280,23 @@ def _open_checkpoint(path: Path) -> StoredDomain:
     if not isinstance(checkpoint, dict) or CHECKPOINT_ENTRY not in checkpoint:
         raise ValueError(f"domain: {path} is not a checkpoint of cyclelight's DomainModule")
     entry = checkpoint[CHECKPOINT_ENTRY]
+    prefix = "denoiser.network."
+    with judged("domain", path):
+        found = checkpoint["state_dict"].items()
+        state = {n.removeprefix(prefix): v for n, v in found if n.startswith(prefix)}
+        numbers = sum(value.numel() for value in state.values())
 
-    def load_network() -> Network:
-        prefix = "denoiser.network."
-        state = checkpoint["state_dict"].items()
-        unet = _build(entry["unet"])
-        unet.load_state_dict({n.removeprefix(prefix): v for n, v in state if n.startswith(prefix)})
+    def load_network(kind: type[Network]) -> Network:
+        with judged("domain", path):
+            unet: Network = kind.from_config(entry["unet"])
+            unet.load_state_dict(state)
         return unet
 
-    autoencoder = rebuild(entry["autoencoder"]) if entry.get("autoencoder") else None
-    # Of its scheduler it keeps the settings alone.
-    scheduler = {"_class_name": "DDPMScheduler", **entry["scheduler"]}
-    return StoredDomain(entry["unet"], scheduler, entry["card"], load_network, autoencoder)
-
-
-def _build(config: Config) -> Network:
-    return NETWORKS[config["_class_name"]].from_config(config)
+    with judged("domain", path):
+        autoencoder = rebuild(entry["autoencoder"]) if entry.get("autoencoder") else None
+        # Of its scheduler it keeps the settings alone.
+        scheduler = {"_class_name": "DDPMScheduler", **entry["scheduler"]}
+        card = json.loads(json.dumps(entry["card"]))
+        if not isinstance(card, dict):
+            raise ValueError("its card is no JSON object")
+        return StoredDomain(entry["unet"], scheduler, card, numbers, load_network, autoencoder)

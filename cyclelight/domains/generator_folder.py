@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cyclelight.domains.model_files import check_weights, load_model
+from cyclelight.domains.model_files import check_kind, check_weights, load_model
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json, whole_folder
 from cyclelight.networks.ddgan import DDGANGenerator
@@ -78,10 +78,9 @@ def load_generator(
         raise BadValue(what, f"{what}: {path} is not {MARK[0]}: it has no {MARK[1]}{hint}")
     if not (path / "network" / "config.json").is_file():
         raise BadValue(what, f"{what}: {path} is not whole: it has no network/config.json")
-    class_name = read_json(path / "network" / "config.json", what).get("_class_name")
-    if class_name not in KINDS:
-        raise BadValue(what, f"{what}: {path} holds a {class_name}, not one of {', '.join(KINDS)}")
+    config = read_json(path / "network" / "config.json", what)
+    kind = KINDS[check_kind(config, KINDS, path, what)]
     check_weights(path / "network", what)
-    network: GeneratorNetwork = load_model(KINDS[class_name], path / "network", what)
+    network: GeneratorNetwork = load_model(kind, path / "network", what)
     nn.Module.to(network.requires_grad_(False).eval(), torch.float32)
     return network, read_json(path / MARK[1], what)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from cyclelight.errors import first_line
-from cyclelight.files import atomic
+from cyclelight.files import atomic, check_zip
 
 CODE = "it holds more than weights and settings ({}), and to load that would run code of its maker"
 
@@ -82,6 +82,7 @@ def read_checkpoint(
 def damage(path: Path) -> str | None:
     """Why a checkpoint file is not to be loaded; None if it is whole and holds no code."""
     try:
+        check_zip(path)
         with zipfile.ZipFile(path) as archive:
             if (broken := archive.testzip()) is not None:
                 return f"its part {broken} is damaged"

@@ -20,10 +20,19 @@ from cyclelight.diffusion.latent_schedule import LatentDiffusionSchedule
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import load_autoencoder
-from cyclelight.domains.model_files import check_loaded, check_weights, load_model
+from cyclelight.domains.model_files import (
+    build,
+    check_loaded,
+    check_size,
+    check_weights,
+    held,
+    judged,
+    load_model,
+)
 from cyclelight.domains.schedulers import completed, schedule_of
 from cyclelight.errors import BadValue, MissingFile, first_line
 from cyclelight.files import read_json
+from cyclelight.networks.sizes import check_config
 from cyclelight.text.guided import Embeddings
 from cyclelight.text.model import TextModel, TextReader
 from cyclelight.text.tokens import check_length, token_ids
@@ -102,8 +111,8 @@ def load_stable_diffusion(
     schedule, prediction_type = _schedule(folder)
     vae = folder / "vae"
     autoencoder = load_autoencoder(vae, "model") if vae.is_dir() else None
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
+    with judged("model", folder / "unet" / "config.json"):
+        unet = build(config, UNet2DConditionModel)
     _check_channels(folder, config, autoencoder)
     reader = CLIPReader(_encoder(folder, bare), _tokenizer(folder))
     encoder: Any = reader.encoder
@@ -216,10 +225,14 @@ def _encoder(folder: Path, bare: bool) -> nn.Module:
     kinds = config.get("architectures") or ["CLIPTextModel"]
     if kinds[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
         raise BadValue("model", f"model: {path} is a {kinds[0]}, not a CLIPTextModel")
+    with judged("model", path / "config.json"), torch.device("meta"):
+        check_config(config, CLIPTextConfig)
+        shape = CLIPTextModel(CLIPTextConfig(**config))
     if bare:
-        with torch.device("meta"):
-            return CLIPTextModel(CLIPTextConfig(**config))
+        return shape
     check_weights(path, "model")
+    with judged("model", path / "config.json"):
+        check_size(shape, held(path))
     log: Any = transformers_logging
     verbosity, shown = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(log.CRITICAL)

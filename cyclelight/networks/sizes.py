@@ -1,0 +1,85 @@
+"""The settings of a stored network, judged before anything is built of them.
+
+Whoever made a `config.json` says how large a network is: ten million layers would be built for
+hours, and text in the place of a number would fail in the first step.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cyclelight.errors import printable
+from cyclelight.networks.sn import BODIES
+
+LARGEST = 2**16
+"""Of any number: channels, pixels, groups, heads."""
+MOST_LEVELS = 16
+"""Of a list, such as that of the channels of each level."""
+MOST_LAYERS = 64
+"""Of what is repeated, at each level or in a row."""
+LAYERS = (
+    *("layers_per_block", "num_res_blocks", "mapping_layers", "latent_layers"),
+    *("transformer_layers_per_block", "reverse_transformer_layers_per_block", "num_hidden_layers"),
+)
+DEEPEST = 3
+"""Lists and settings within one another."""
+
+
+def check_config(config: Mapping[str, Any], kind: type | None, depth: int = 0) -> None:
+    """Raises ValueError, naming the setting, unless a network can be built of these settings.
+
+    Args:
+        config: what a `config.json` holds, or a part of it.
+        kind: the class that is built of it; None for a part, whose class is not known.
+        depth: how deep that part lies.
+    """
+    parameters = inspect.signature(kind).parameters if kind else {}
+    for key, value in config.items():
+        told = printable(key, 80)
+        if key == "body" and isinstance(value, Mapping):
+            name = value.get("_class_name")
+            if not isinstance(name, str) or name not in BODIES:
+                raise ValueError(f"body must be one of {', '.join(BODIES)}")
+            check_config(value, BODIES[name], depth + 1)
+        elif isinstance(value, Mapping) and not key.startswith("_"):
+            if depth >= DEEPEST:
+                raise ValueError(f"{told} must not hold settings at such a depth")
+            check_config(value, None, depth + 1)
+        elif not key.startswith("_"):  # What diffusers notes of its own.
+            default = parameters[key].default if key in parameters else None
+            fractional = key not in parameters or "float" in str(parameters[key].annotation)
+            reason = _fault(value, default, fractional=fractional)
+            if reason is None and key in LAYERS:
+                counts = value if isinstance(value, list | tuple) else [value]
+                if not all(c is None or 0 <= c <= MOST_LAYERS for c in counts):
+                    reason = f"be in 0..{MOST_LAYERS}"
+            if reason is not None:
+                raise ValueError(f"{told} must {reason}, got {printable(repr(value), 80)}")
+
+
+def _fault(value: Any, default: Any, *, fractional: bool = True, depth: int = 0) -> str | None:
+    """What a setting must be and is not; None if it is well."""
+    if value is None:
+        return None
+    if isinstance(default, bool) and not isinstance(value, bool):
+        return "be true or false"
+    if isinstance(value, bool):
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        return "be a number" if number else None
+    if isinstance(value, int | float):
+        if isinstance(default, str):
+            return "be text"
+        if isinstance(value, float) and isinstance(default, int) and not fractional:
+            return "be an integer"
+        least = -1  # Which stands for a default in some places.
+        within = math.isfinite(value) and least <= value <= LARGEST
+        return None if within else f"be a number of at most {LARGEST}, and not below {least}"
+    if isinstance(value, str):
+        if isinstance(default, int | float):
+            return "be a number"
+        return None if len(value) <= 200 else "be a short text"
+    if depth >= DEEPEST or not isinstance(value, list | tuple) or len(value) > MOST_LEVELS:
+        return f"be a number, text, or a list of at most {MOST_LEVELS} of them"
+    faults = (_fault(inner, None, depth=depth + 1) for inner in value)
+    return next((fault for fault in faults if fault is not None), None)
