@@ -124,9 +124,9 @@ def load_domain(
     prediction_type = stored.scheduler_config.get("prediction_type", "epsilon")
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"domain: {path}: prediction_type {prediction_type!r} is not supported")
-    with judged("domain", part(path, "scheduler") if path.is_dir() else path):
+    with judged("domain", part(path, "scheduler")):
         schedule = schedule_of(stored.scheduler_config)
-    place = part(path, "unet") if path.is_dir() else path
+    place = part(path, "unet")
     with judged("domain", place):
         kind = NETWORKS[check_kind(stored.network_config, NETWORKS, place, "domain")]
         unet: Network = build(stored.network_config, kind)
@@ -296,7 +296,5 @@ def _open_checkpoint(path: Path) -> StoredDomain:
         autoencoder = rebuild(entry["autoencoder"]) if entry.get("autoencoder") else None
         # Of its scheduler it keeps the settings alone.
         scheduler = {"_class_name": "DDPMScheduler", **entry["scheduler"]}
-        card = json.loads(json.dumps(entry["card"]))
-        if not isinstance(card, dict):
-            raise ValueError("its card is no JSON object")
+        card = {**json.loads(json.dumps(entry["card"]))}
         return StoredDomain(entry["unet"], scheduler, card, numbers, load_network, autoencoder)
