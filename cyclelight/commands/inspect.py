@@ -72,8 +72,9 @@ def find_domains(folder: Path) -> list[Path]:
     if (folder / "model_index.json").is_file():
         return [folder]
     found = sorted(index.parent for index in folder.rglob("model_index.json"))
-    visible = (path for path in found if not path.name.startswith("."))
-    return list(visible) or [folder]
+    visible = [path for path in found if not path.name.startswith(".")]
+    # A text model is a domain only once it has a prompt.
+    return [path for path in visible if not (path / "tokenizer").is_dir()] or [folder]
 
 
 def look(path: Path) -> Inspected:
