@@ -25,12 +25,13 @@ ORDER = """
     metrics: gather success
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
-    runs: * folder fit_folder plan task checkpoints report page sharding timing
+    runs: * folder curve fit_folder plan task checkpoints report page sharding timing
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
     datamodules: translation_images new_images *
-    callbacks: * ema preemption resumption samples writer progress scores gallery
+    callbacks: * ema loss_curve fit_progress preemption resumption samples
+    callbacks: writer progress scores gallery
     callbacks: plot traces guidance_scores
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance

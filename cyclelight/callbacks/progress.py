@@ -1,5 +1,6 @@
 """TaskProgress: how far a run of `predict` is, in images and in steps."""
 
+import sys
 import time
 from typing import Any
 
@@ -36,6 +37,8 @@ class TaskProgress(ProgressBar):
             unit="step",
             disable=not self._enabled,
             dynamic_ncols=True,
+            # A file need not hold each movement.
+            mininterval=0.1 if sys.stderr.isatty() else 30,
         )
         self._images, self._started = 0, time.monotonic()
         task.on_step = self._bar.update

@@ -8,11 +8,13 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from cyclelight.callbacks.fit_progress import FitProgress
+from cyclelight.callbacks.loss_curve import LossCurve
 from cyclelight.callbacks.preemption import Preemption
 from cyclelight.callbacks.resumption import Resumption
 from cyclelight.commands.guard import UsageError
@@ -103,7 +105,12 @@ class Fit(StageCLI):
         if settings.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(output, name="", version="logs")
         kwargs["enable_checkpointing"] = settings.enable_checkpointing is not False
-        self.trainer_defaults["callbacks"] = [Resumption()]
+        self.trainer_defaults["callbacks"] = [Resumption(), LossCurve()]
+        # The first line of `FitProgress` says what there is to say.
+        kwargs["enable_model_summary"] = bool(settings.enable_model_summary)
+        own = any(isinstance(callback, ProgressBar) for callback in settings.callbacks or ())
+        if settings.enable_progress_bar is not False and not own:
+            self.trainer_defaults["callbacks"] += [FitProgress()]
         if self.overwrite and not self.is_dry:
             self.trainer_defaults["callbacks"] += [StartOver(output)]
         if kwargs["enable_checkpointing"] and not self.is_dry:

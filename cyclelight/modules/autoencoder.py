@@ -47,6 +47,7 @@ class AutoencoderModule(TrainingModule):
     """
 
     product, mark = "autoencoder", MARK
+    curves = ("train/l1", "val/l1")
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class DDGANModule(TrainingModule):
     """
 
     product, mark = "generator", MARK
+    curves = ("train/generator", "val/x_0_error")
     automatic_optimization = False
 
     def __init__(

@@ -75,6 +75,8 @@ class TrainingModule(LightningModule, ABC):
     """What the fit makes; its folder has this name, too."""
     mark: ClassVar[tuple[str, str]]
     """What such a folder is called, and the file by which it is known."""
+    curves: tuple[str, str] = ("train/loss", "val/loss")
+    """The figures, of those that it logs, which tell how training and validation go."""
     resolution: int
     """Height and width of the images in pixels."""
 
@@ -235,6 +237,11 @@ class TrainingModule(LightningModule, ABC):
                     f"there, {here.get(name, 'missing')} here; take the settings of that fit, "
                     f"which its config.yaml has"
                 )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the learning rate of the step; of several optimizers, the first one's."""
+        if optimizer is self.trainer.optimizers[0]:
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_train_start(self) -> None:
         """Put the present settings in place of those that a checkpoint has brought back."""
