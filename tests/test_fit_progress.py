@@ -69,7 +69,7 @@ def test_higher_losses_are_higher_and_later_ones_further_right(tmp_path: Path) -
     with Image.open(tmp_path / "a.png") as image:
         pixels = np.array(image)[40:, 95:885].astype(int)  # Within the frame.
     blue, orange = (
-        np.abs(pixels - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=2) < 30
+        np.abs(pixels - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=2) < 60
         for colour in COLOURS
     )
     left, right = blue[:, :300].nonzero()[0].mean(), blue[:, 500:].nonzero()[0].mean()
