@@ -151,6 +151,7 @@ def test_refusals(tmp_path: Path) -> None:
         DiffAELatentModule(str(tmp_path / "g"))
     for settings, told in (
         (DiffAESettings(num_channels=48), "channel_mult times num_channels must give multiples"),
+        (DiffAESettings(16, (1, 2)), "multiples of 32, or sums below 32, .* got"),
         (DiffAESettings(latent_layers=1), "latent_layers must be at least 2"),
         (DiffAESettings(encoder_mult=(1,) * 7), "resolution must be a multiple of 64"),
     ):

@@ -97,11 +97,14 @@ class DiffusionAutoencoder(ModelMixin, ConfigMixin):
         for name, mult in (("channel_mult", channel_mult), ("encoder_mult", encoder_mult)):
             check_resolution(sample_size, len(mult), name)
             widths = [num_channels * m for m in mult]
-            if not widths or any(w % min(32, w) or w % num_heads for w in widths):
+            # Those of the way up see what comes along and what was kept, together.
+            together = [a + b for a in widths for b in widths] if name == "channel_mult" else []
+            odd = any(w < 1 or w % min(32, w) for w in (*widths, *together))
+            if not widths or odd or any(w % num_heads for w in widths):
                 raise BadValue(
                     name,
-                    f"{name} times num_channels must give multiples of 32 (or less than 32) and of "
-                    f"num_heads, got {widths}",
+                    f"{name} times num_channels must give multiples of 32, or sums below 32, and "
+                    f"multiples of num_heads {num_heads}, got {widths}",
                 )
         sizes = [sample_size >> level for level in range(len(channel_mult))]
         check_attention(attention_resolutions, sizes)
