@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.vq_model import VQEncoderOutput
 from safetensors.torch import load_file
@@ -95,3 +96,30 @@ def tiny_autoencoder(seed: int = 0, levels: int = 2, scaling_factor: float = 2.5
     network = build_autoencoder(settings, resolution=16, channels=3)
     network.register_to_config(scaling_factor=scaling_factor)
     return Autoencoder(network, {"resolution": 16})
+
+
+def numbers(n: int, seed: int, count: int) -> np.ndarray[Any, Any]:
+    """r of the vectors' README: the rule that fills weights and inputs."""
+    with np.errstate(over="ignore"):
+        i = np.arange(1, count + 1, dtype=np.uint32)
+        u = i * np.uint32(2654435761)
+        u += np.uint32(((n + 1) * 40503 + seed * 69069) % 2**32)
+        u = (u ^ (u >> np.uint32(15))) * np.uint32(2246822519)
+        u = (u ^ (u >> np.uint32(13))) * np.uint32(3266489917)
+        u ^= u >> np.uint32(16)
+    return u.astype(np.float64) / 2**32 - 0.5
+
+
+def formula_tensor(n: int, name: str, shape: Sequence[int], seed: int) -> Tensor:
+    """The n-th weight of a network that is filled by that rule."""
+    r = numbers(n, seed, int(np.prod(shape)))
+    if len(shape) > 1:
+        value = r * (0.8 * 12**0.5 / (r.size / shape[0]) ** 0.5)
+    else:
+        value = 1 + 0.4 * r if name.endswith(".weight") else 0.2 * r
+    return torch.from_numpy(value.astype(np.float32)).view(*shape)
+
+
+def formula_input(seed: int, *shape: int) -> Tensor:
+    r = numbers(1_000_000, seed, int(np.prod(shape)))
+    return torch.from_numpy((3.4 * r).astype(np.float32)).view(shape)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import adm_reference
-import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline
-from oracles import tiny_autoencoder
+from oracles import formula_input, formula_tensor, tiny_autoencoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -38,36 +37,14 @@ CASES = {
 }
 
 
-def numbers(n: int, seed: int, count: int) -> np.ndarray[Any, Any]:
-    """r of the vectors' README: the rule that fills weights and inputs."""
-    with np.errstate(over="ignore"):
-        i = np.arange(1, count + 1, dtype=np.uint32)
-        u = i * np.uint32(2654435761)
-        u += np.uint32(((n + 1) * 40503 + seed * 69069) % 2**32)
-        u = (u ^ (u >> np.uint32(15))) * np.uint32(2246822519)
-        u = (u ^ (u >> np.uint32(13))) * np.uint32(3266489917)
-        u ^= u >> np.uint32(16)
-    return u.astype(np.float64) / 2**32 - 0.5
-
-
 def formula_state(case: str, seed: int) -> dict[str, Tensor]:
     state = {}
     lines = (VECTORS / SHAPES.get(case, f"{case}_shapes.txt")).read_text().splitlines()
     for n, line in enumerate(lines):
         name, text = line.split("\t")
         shape = tuple(map(int, text.split("x")))
-        r = numbers(n, seed, int(np.prod(shape)))
-        if len(shape) > 1:
-            value = r * 0.8 * 12**0.5 / (r.size / shape[0]) ** 0.5
-        else:
-            value = 1 + 0.4 * r if name.endswith(".weight") else 0.2 * r
-        state[name] = torch.from_numpy(value.astype(np.float32)).view(shape)
+        state[name] = formula_tensor(n, name, shape, seed)
     return state
-
-
-def formula_input(seed: int, *shape: int) -> Tensor:
-    r = numbers(1_000_000, seed, int(np.prod(shape)))
-    return torch.from_numpy((3.4 * r).astype(np.float32)).view(shape)
 
 
 def outputs(path: Path, flags: ADMFlags, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -12,11 +12,14 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
     errors files
     diffusion: * pixels schedule latent_schedule steps noise denoiser loss ddgan
-    networks: unet adm autoencoder text sn fir ddgan discriminator latent_prior diffae sizes *
+    networks: unet adm_parts adm classifier
+    networks: autoencoder text sn fir ddgan discriminator latent_prior diffae sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
+    domains: classifier
     text: * tokens guided model
     domains.adapters: * adm sn_ddpm ddgan diffae generators stable_diffusion
+    domains.adapters: adm_classifier
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine
     methods: * base sdedit cyclediffusion edit_friendly ddcm translate
@@ -35,6 +38,7 @@ ORDER = """
     callbacks: plot traces guidance_scores
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance
+    modules: classifier
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
     commands: fit validate test predict guide evaluate atlas benchmark quickstart_page
     commands: quickstart_survey quickstart inspect import_ push

@@ -20,6 +20,7 @@ from cyclelight.callbacks.resumption import Resumption
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.lightning_cli import StageCLI, build
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
+from cyclelight.modules.classifier import DomainClassifierModule  # noqa: F401
 from cyclelight.modules.covariance import CovarianceModule  # noqa: F401
 from cyclelight.modules.ddgan import DDGANModule  # noqa: F401
 from cyclelight.modules.diffae import DiffAEModule  # noqa: F401

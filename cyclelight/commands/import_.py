@@ -1,6 +1,6 @@
 """`lightning import` and `lightning export`: the field's checkpoints <-> our folders."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ from torch import nn
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.denoiser import NetworkDenoiser
 from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, read_state, save_adm
+from cyclelight.domains.adapters.adm_classifier import is_classifier, load_adm_classifier
 from cyclelight.domains.adapters.generators import GeneratorFlags, read_generator
 from cyclelight.domains.adapters.sn_ddpm import has_covariance, load_sn_ddpm
+from cyclelight.domains.classifier import DomainClassifier, save_classifier
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.domains.generator_folder import save_generator
@@ -29,9 +31,11 @@ def _import_parser() -> ArgumentParser:
         "FILE_OR_FOLDER --to DIR [--OPTION VALUE]",
         "Make a domain folder of a checkpoint: guided-diffusion's (ADM) or SN-DDPM's .pt or "
         ".safetensors, a diffusers folder, or a .ckpt of `fit`; or a generator folder of DDGAN's "
-        ".pth or DiffAE's .ckpt. Files that would run code when read are refused.",
+        ".pth or DiffAE's .ckpt; or a classifier folder of guided-diffusion's or EGSDE's .pt. "
+        "Files that would run code when read are refused.",
         epilog="The other flags of guided-diffusion are read from the tensors, and printed. "
-        "SN-DDPM, DDGAN and DiffAE need --flags.image_size.",
+        "SN-DDPM, DDGAN and DiffAE need --flags.image_size. What becomes a domain folder, "
+        "a generator folder or a classifier folder is told from the tensors.",
     )
     parser.add_argument("source", metavar="FILE_OR_FOLDER", help="What to import.")
     parser.add_argument("--to", type=str, required=True, metavar="DIR", help="Folder to make.")
@@ -44,6 +48,12 @@ def _import_parser() -> ArgumentParser:
         "--covariance",
         type=Literal["sn", "npr"] | None,
         help="Of SN-DDPM and NPR-DDPM: which of the two.",
+    )
+    parser.add_argument(
+        "--classes",
+        type=list[str] | None,
+        metavar="[NAME, ...]",
+        help="Of a classifier: the names of its classes, in the order of the logits.",
     )
     parser.add_class_arguments(GeneratorFlags, "generator")
     return parser
@@ -58,7 +68,9 @@ def import_(args: list[str]) -> int:
             raise ValueError(f"--to: {to} exists already; name a new folder")
         more = GeneratorFlags(**options.generator.as_dict())
         generator = read_generator(options.source, flags.image_size, more)
-        domain = None if generator else _read(options.source, flags, options.covariance)
+        classifier = _read_classifier(options.source, flags, options.classes)
+        others = generator is not None or classifier is not None
+        domain = None if others else _read(options.source, flags, options.covariance)
     source = options.source if hub_name(options.source) else Path(options.source).name
     card: dict[str, Any] = {
         "name": options.name or to.resolve().name,
@@ -70,6 +82,11 @@ def import_(args: list[str]) -> int:
         size = network.config.sample_size
         save_generator(to, network, {**told, **card, "resolution": size})
         print(f"Wrote {to}: {_millions(network)} M parameters, {size} pixels.")
+        return 0
+    if classifier is not None:
+        save_classifier(to, replace(classifier, card={**card, "resolution": classifier.resolution}))
+        size = classifier.resolution
+        print(f"Wrote {to}: {_millions(classifier.network)} M parameters, {size} pixels.")
         return 0
     assert domain is not None
     if not options.data_licence:
@@ -92,6 +109,18 @@ def import_(args: list[str]) -> int:
 
 def _millions(network: nn.Module) -> str:
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}"
+
+
+def _read_classifier(
+    source: str, flags: ADMFlags, classes: list[str] | None
+) -> DomainClassifier | None:
+    """The classifier that a file holds; None if it holds something else."""
+    path = Path(source)
+    if path.suffix in ADM_FILES and path.is_file() and is_classifier(read_state(path)):
+        return load_adm_classifier(path, flags, tuple(classes or ()))
+    if classes is not None:
+        raise ValueError(f"--classes is for a classifier, which {source} is not")
+    return None
 
 
 def _read(source: str, flags: ADMFlags, covariance: Covariance | None) -> Domain:

@@ -12,7 +12,7 @@ and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -220,6 +220,11 @@ def fingerprint(path: Path) -> str:
     """
     names = [pattern for pattern in FILES if pattern != "domain.json"]
     files = [path] if path.is_file() else [f for pattern in names for f in path.glob(pattern)]
+    return file_digest(files, path)
+
+
+def file_digest(files: Iterable[Path], path: Path) -> str:
+    """The SHA-256 of the contents of `files` and of their names below `path`, in hexadecimal."""
     total = hashlib.sha256()
     for file in sorted(set(files)):
         with file.open("rb") as content:

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +13,18 @@ from torchmetrics import MeanMetric
 from cyclelight.chains.sample import sample
 from cyclelight.diffusion.denoiser import NetworkDenoiser
 from cyclelight.diffusion.loss import finite
-from cyclelight.diffusion.noise import gaussian_like, keyed_generator
+from cyclelight.diffusion.noise import gaussian_like
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import autoencoder_state
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import CHECKPOINT_ENTRY, MARK, network_config, save_domain
-from cyclelight.modules.training import TrainingModule
+from cyclelight.modules.training import TrainingModule, judged_at, timestep_ranges
 from cyclelight.networks import arrange, blocks
 from cyclelight.runs.sharding import shard
 
 SAMPLE_STEPS = 25
 """Timesteps of the samples that are shown while it trains."""
-LEVELS = 5
-"""Validation reports the loss in this many equal ranges of timesteps."""
 
 
 class DenoiserModule(TrainingModule):
@@ -69,7 +66,8 @@ class DenoiserModule(TrainingModule):
         self.denoiser = denoiser
         self.save_dtype = save_dtype
         arrange(denoiser.network)
-        self.val_losses = ModuleDict({name: MeanMetric() for name in ("mean", *self._levels())})
+        ranges = timestep_ranges(denoiser.schedule)
+        self.val_losses = ModuleDict({name: MeanMetric() for name in ("mean", *ranges)})
 
     @property
     def domain(self) -> Domain:
@@ -119,12 +117,6 @@ class DenoiserModule(TrainingModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def _levels(self) -> list[str]:
-        """Names of the ranges of timesteps in which the validation loss is reported."""
-        T = self.denoiser.schedule.timesteps
-        edges = [T * i // LEVELS for i in range(LEVELS + 1)]
-        return [f"t{a:04d}-{b - 1:04d}" for a, b in pairwise(edges)]
-
     def _metrics(self) -> dict[str, MeanMetric]:
         metrics = dict(self.val_losses.items())
         return {name: metric for name, metric in metrics.items() if isinstance(metric, MeanMetric)}
@@ -134,14 +126,10 @@ class DenoiserModule(TrainingModule):
         if not len(batch["image"]):  # What a process without images gets.
             return
         x_0 = self.domain.to_states(to_float(batch["image"]))
-        T, metrics = self.denoiser.schedule.timesteps, self._metrics()
-        for level, name in enumerate(self._levels()):
-            low, high = T * level // LEVELS, T * (level + 1) // LEVELS
-            generators = [keyed_generator(self.seed, key, "val", level) for key in batch["key"]]
-            timesteps = [torch.randint(low, high, (), generator=g) for g in generators]
-            noise = [torch.randn(x_0.shape[1:], generator=g) for g in generators]
-            t = torch.stack(timesteps).to(x_0.device)
-            losses = self.loss(x_0, t, torch.stack(noise).to(x_0))
+        metrics = self._metrics()
+        for level, (name, timesteps) in enumerate(timestep_ranges(self.denoiser.schedule).items()):
+            t, noise = judged_at(x_0, batch["key"], timesteps, level, self.seed)
+            losses = self.loss(x_0, t, noise)
             metrics[name].update(losses)
             metrics["mean"].update(losses)
 

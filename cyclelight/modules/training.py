@@ -2,7 +2,8 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import cos, pi
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,8 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cyclelight.callbacks.ema import EMA
 from cyclelight.callbacks.samples import SampleGrid
-from cyclelight.diffusion.noise import step_generator
+from cyclelight.diffusion.noise import keyed_generator, step_generator
 from cyclelight.diffusion.pixels import to_float
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.errors import BadValue, at_least
 from cyclelight.files import check_place
 from cyclelight.runs.sharding import whole
@@ -32,6 +34,31 @@ def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image (B, C, H, W) flipped left-right with probability 1/2; `generator` is a CPU's."""
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     return torch.where(mirrored.view(-1, 1, 1, 1).to(images.device), images.flip(3), images)
+
+
+LEVELS = 5
+"""Validation judges in this many equal ranges of timesteps."""
+
+
+def timestep_ranges(schedule: NoiseSchedule) -> dict[str, range]:
+    """The ranges of timesteps in which validation judges, by the names they are logged under."""
+    T = schedule.timesteps
+    edges = pairwise(T * i // LEVELS for i in range(LEVELS + 1))
+    return {f"t{low:04d}-{high - 1:04d}": range(low, high) for low, high in edges}
+
+
+def judged_at(
+    x_0: Tensor, keys: Sequence[str], timesteps: range, level: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """(a timestep of a range for each image, (B,), and noise for it, like x_0).
+
+    Both depend on the image's key, `seed` and the number of the range, `level`, alone.
+    """
+    generators = [keyed_generator(seed, key, "val", level) for key in keys]
+    low, high = timesteps.start, timesteps.stop
+    t = torch.stack([torch.randint(low, high, (), generator=g) for g in generators])
+    noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators])
+    return t.to(x_0.device), noise.to(x_0)
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from cyclelight.errors import BadValue, at_least
-from cyclelight.networks.adm import AttentionBlock, resampled, timestep_embedding
+from cyclelight.networks.adm_parts import AttentionBlock, resampled, timestep_embedding
 from cyclelight.networks.latent_prior import LatentPrior
 from cyclelight.networks.unet import check_attention, check_resolution
 

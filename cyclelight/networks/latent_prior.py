@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclelight.networks.adm import timestep_embedding
+from cyclelight.networks.adm_parts import timestep_embedding
 
 
 class LatentPrior(nn.Module):

@@ -14,7 +14,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from cyclelight.errors import BadValue, one_of
-from cyclelight.networks.adm import ADMUNet, ResBlock, timestep_embedding
+from cyclelight.networks.adm import ADMUNet
+from cyclelight.networks.adm_parts import ResBlock, timestep_embedding
 
 Covariance = Literal["sn", "npr"]
 """What the head predicts: the mean of eps^2 (SN-DDPM, the squared noise), or that of

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.model_files import read_tensors
 from cyclelight.errors import BadValue, at_least, first_line
-from cyclelight.networks.adm import ADMSettings, ADMUNet, AttentionBlock
+from cyclelight.networks.adm import ADMSettings, ADMUNet
+from cyclelight.networks.adm_parts import AttentionBlock
 
 State = dict[str, Tensor]
 
@@ -120,15 +121,22 @@ def load_adm(path: str | Path, flags: ADMFlags) -> ADMUNet:
     except ValueError as error:
         raise ValueError(f"import: {path}: {error}") from error
     if flags.use_new_attention_order:
-        for name, layer in shape.named_modules():
-            if isinstance(layer, AttentionBlock):
-                for kind in ("weight", "bias"):
-                    rows = state[f"{name}.qkv.{kind}"]
-                    ordered = rows.view(3, layer.heads, -1, *rows.shape[1:]).transpose(0, 1)
-                    state[f"{name}.qkv.{kind}"] = ordered.reshape(rows.shape)
+        state = reordered(shape, state)
     network = ADMUNet(**settings)
     network.load_state_dict(state)
     return network.eval()
+
+
+def reordered(network: nn.Module, state: State) -> State:
+    """The tensors of `network` with q, k and v within the heads, where they came before these."""
+    state = dict(state)
+    for name, layer in network.named_modules():
+        if isinstance(layer, AttentionBlock):
+            for kind in ("weight", "bias"):
+                rows = state[f"{name}.qkv.{kind}"]
+                ordered = rows.view(3, layer.heads, -1, *rows.shape[1:]).transpose(0, 1)
+                state[f"{name}.qkv.{kind}"] = ordered.reshape(rows.shape)
+    return state
 
 
 def save_adm(network: ADMUNet, path: str | Path) -> None:
