@@ -235,14 +235,6 @@ def file_digest(files: Iterable[Path], path: Path) -> str:
     return total.hexdigest()
 
 
-def network_config(network: Network) -> dict[str, Any]:
-    """The settings that rebuild a network of the class they name, as plain JSON values."""
-    config: dict[str, Any] = json.loads(network.to_json_string())
-    # A sharded one has a class of its own.
-    kinds = (name for name, kind in NETWORKS.items() if isinstance(network, kind))
-    return {**config, "_class_name": next(kinds, config["_class_name"])}
-
-
 Config = Mapping[str, Any]
 
 

@@ -18,9 +18,9 @@ from cyclelight.diffusion.pixels import to_float
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import autoencoder_state
 from cyclelight.domains.domain import Domain
-from cyclelight.domains.folder import CHECKPOINT_ENTRY, MARK, network_config, save_domain
+from cyclelight.domains.folder import CHECKPOINT_ENTRY, MARK, save_domain
 from cyclelight.modules.training import TrainingModule, judged_at, timestep_ranges
-from cyclelight.networks import arrange, blocks
+from cyclelight.networks import arrange, blocks, network_config
 from cyclelight.runs.sharding import shard
 
 SAMPLE_STEPS = 25

@@ -1,5 +1,6 @@
 """Networks: tensors in, tensors out; each class with the settings that build it."""
 
+import json
 from typing import Any, TypeAlias
 
 import torch
@@ -26,6 +27,14 @@ def blocks(network: Network) -> list[nn.Module]:
         return [*network.input_blocks, network.middle_block, *network.output_blocks]
     middle = [] if network.mid_block is None else [network.mid_block]
     return [*network.down_blocks, *middle, *network.up_blocks]
+
+
+def network_config(network: Network) -> dict[str, Any]:
+    """The settings that rebuild a network of the class they name, as plain JSON values."""
+    config: dict[str, Any] = json.loads(network.to_json_string())
+    # A sharded one has a class of its own.
+    kinds = (name for name, kind in NETWORKS.items() if isinstance(network, kind))
+    return {**config, "_class_name": next(kinds, config["_class_name"])}
 
 
 def arrange(network: nn.Module) -> None:
