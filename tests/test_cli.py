@@ -258,7 +258,12 @@ def test_terminated_while_running(fit: Run, tmp_path: Path) -> None:
 
 def test_fit_without_checkpoints(fit: Run, tmp_path: Path) -> None:
     assert fit("--trainer.enable_checkpointing", "false", "--trainer.logger", "false")[0] == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "config.yaml"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        ".lock",
+        "config.yaml",
+        "loss.csv",
+        "loss.png",
+    }
 
 
 def test_another_class_keeps_its_own_defaults(fit: Run, tmp_path: Path) -> None:
