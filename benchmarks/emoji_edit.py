@@ -12,57 +12,18 @@ import argparse
 import csv
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from cyclelight.chains.engine import best_precision, dtype_of
-from cyclelight.diffusion.denoiser import NetworkDenoiser, Prediction
+import cyclelight
+from cyclelight.chains.engine import Engine, best_precision
 from cyclelight.diffusion.pixels import to_float, to_uint8
-from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.domain import Domain
 from cyclelight.methods.translate import translate
 from cyclelight.metrics.faithfulness import psnr
-from cyclelight.networks.text import Reading
-from cyclelight.text.tokens import token_ids
 from datamodules.reading import read_square
 
 BATCH = 40
-
-
-class Guided:
-    """eps = eps(empty) + scale (eps(text) - eps(empty)) (Ho and Salimans 2022, Eq. 6)."""
-
-    def __init__(self, parts: dict[str, Any], texts: list[str], scale: float) -> None:
-        ids = token_ids(parts["tokenizer"], [""] * len(texts) + texts)
-        with torch.no_grad():
-            states = parts["text_encoder"](ids).last_hidden_state
-        states = states.to(next(parts["unet"].parameters()).dtype)
-        self.schedule, self.scale = NoiseSchedule(), scale
-        self.denoiser = NetworkDenoiser(
-            Reading(parts["unet"], states), self.schedule, prediction_type="v_prediction"
-        )
-
-    def __call__(self, x_t: Tensor, t: int | Tensor) -> Prediction:
-        """Both branches in one call."""
-        assert isinstance(t, int)
-        empty, text = self.denoiser(torch.cat([x_t, x_t]), t).eps.chunk(2)
-        return Prediction(empty + self.scale * (text - empty))
-
-
-def load(folder: Path) -> dict[str, Any]:
-    """The parts of a text model."""
-    dtype = dtype_of(best_precision("cpu"))
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
-    return {
-        "unet": unet.to(dtype).to(memory_format=torch.channels_last),
-        "text_encoder": CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float(),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-    }
 
 
 def main() -> None:
@@ -78,8 +39,9 @@ def main() -> None:
     parser.add_argument("--eta", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    parts = load(args.model)
-    side = parts["unet"].config.sample_size
+    model = cyclelight.load_text_model(args.model)
+    Engine().speed_up_network(model.denoiser, best_precision("cpu"))
+    side = model.resolution
     with (args.data / "edit_pairs.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     folder = args.data / args.style
@@ -96,9 +58,7 @@ def main() -> None:
             x = torch.stack([drawn[row["source"]] for row in batch])
             true = torch.stack([drawn[row["target"]] for row in batch])
             pair = (
-                Domain(
-                    Guided(parts, [f"{row[c]}, {args.style}" for row in batch], args.scale), side
-                )
+                model.prompted([f"{row[c]}, {args.style}" for row in batch], scale=args.scale)
                 for c in ("source_caption", "target_caption")
             )
             y = translate(

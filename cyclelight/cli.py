@@ -20,6 +20,7 @@ COMMANDS = {
     "test": ("cyclelight.commands.test:test", "sample a domain and score the samples"),
     "predict": ("cyclelight.commands.predict:predict", "translate images into another domain"),
     "guide": ("cyclelight.commands.guide:guide", "steer a generator by a judge of its images"),
+    "edit": ("cyclelight.commands.edit:edit", "edit images by texts"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
     "atlas": ("cyclelight.commands.atlas:atlas", "draw the codes between two images"),
     "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),

@@ -4,6 +4,7 @@ from datamodules.afhq import AFHQ
 from datamodules.captioned_images import CaptionedImages
 from datamodules.domain_data import DomainData
 from datamodules.domain_images import DomainImages
+from datamodules.edit_images import EditImages
 from datamodules.predict_data import PredictData
 from datamodules.shards import ShardImages
 from datamodules.translation_images import TranslationImages
@@ -13,6 +14,7 @@ __all__ = [
     "CaptionedImages",
     "DomainData",
     "DomainImages",
+    "EditImages",
     "PredictData",
     "ShardImages",
     "TranslationImages",

@@ -46,7 +46,7 @@ class TranslationImages(PredictData):
     ) -> None:
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
-        self.files = find_images(source)
+        self.files = self.find(source)
         if reference is not None and not Path(reference).is_dir():
             raise MissingFile("reference", f"reference: no such folder {reference}")
         self.reference_files = list_images(reference) if reference is not None else []
@@ -56,6 +56,10 @@ class TranslationImages(PredictData):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
+
+    def find(self, source: str) -> Files:
+        """(key, path) of the images, sorted by key; errors as `find_images`."""
+        return find_images(source)
 
     @property
     def keys(self) -> list[str]:

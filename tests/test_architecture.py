@@ -32,15 +32,15 @@ ORDER = """
     datamodules: listing colours
     datamodules: items reading square_images loading order tars streaming fetching
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
-    datamodules: translation_images new_images *
+    datamodules: translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
     callbacks: writer progress scores gallery
     callbacks: plot traces guidance_scores
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
-    modules: diffae_latent translation guidance
+    modules: diffae_latent translation guidance editing
     modules: classifier
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
-    commands: fit validate test predict guide evaluate atlas benchmark quickstart_page
+    commands: fit validate test predict guide edit evaluate atlas benchmark quickstart_page
     commands: quickstart_survey quickstart inspect import_ push
     cli __main__
 """

@@ -312,8 +312,17 @@ def test_the_engine_runs_a_text_model(folder: Path) -> None:
     assert_close(eps, torch.stack([first, empty + 3 * (text - empty)]), rtol=0, atol=1e-6)
 
 
+def test_texts_are_read_in_their_own_precision(model: TextModel) -> None:
+    """Even where a trainer has the networks in half precision."""
+    plain: Any = model.prompted("a b").denoiser
+    with torch.autocast("cpu", torch.bfloat16):
+        half: Any = model.prompted("a b").denoiser
+    assert torch.equal(half.texts[0], plain.texts[0]) and half.texts[0].dtype == torch.float32
+
+
 def test_what_need_not_be_read_is_not(folder: Path) -> None:
     bare = cyclelight.load_text_model(folder, device="meta")
+    assert bare.prompted("a b", scale=1.0).shape == (4, 8, 8)
     assert bare.resolution == 16 and {p.device.type for p in bare.parameters()} == {"meta"}
     assert cyclelight.load_text_model(folder, resolution=32, device="meta").resolution == 32
     tiled = cyclelight.load_text_model(folder, tiled=True)

@@ -73,6 +73,8 @@ class StageCLI(LightningCLI):
     save_config: ClassVar[type[SaveConfig]] = SaveConfig
     makes_images: ClassVar[bool] = False
     """Whether networks are run to make images: then the precision is chosen by the hardware."""
+    words: ClassVar[str] = ""
+    """Of the usage: what stands before the options."""
 
     def __init__(self, args: list[str]) -> None:
         self.args = with_recipes(args)
@@ -93,7 +95,8 @@ class StageCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={
                 "prog": f"lightning {self.name}",
-                "usage": f"lightning {self.name} [--config FILE] {output} [--OPTION VALUE ...]",
+                "usage": f"lightning {self.name} {self.words}[--config FILE] {output} "
+                "[--OPTION VALUE ...]",
                 "description": self.summary,
                 "epilog": EPILOG,
                 "allow_abbrev": False,

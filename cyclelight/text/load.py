@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from cyclelight.domains.adapters.stable_diffusion import FILES, load_stable_diffusion
+from cyclelight.domains.adapters.stable_diffusion import FILES, PARTS, load_stable_diffusion
+from cyclelight.domains.folder import file_digest
 from cyclelight.domains.hub import display_name, resolve
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json
@@ -35,6 +36,18 @@ def check_model_path(path: str | Path) -> Path:
     if kind in DOMAINS:
         raise BadValue("model", f"model: {folder} is a {kind}: a domain, which reads no text")
     return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    """The SHA-256 of a text model's weights, texts and settings, in hexadecimal.
+
+    Args:
+        folder: what `check_model_path` gave.
+    """
+    parts = (*PARTS, "vae")
+    kinds = ("json", "txt", "safetensors", "bin")
+    names = [f"{part}/*.{kind}" for part in parts for kind in kinds]
+    return file_digest([file for name in names for file in folder.glob(name)], folder)
 
 
 def load_text_model(

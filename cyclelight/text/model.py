@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -88,7 +89,11 @@ class TextModel(nn.Module):
     @torch.no_grad()
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, ...]:
         """Each text is read once, alone: what it is read as does not depend on its neighbours."""
-        known = {text: self.reader([text]) for text in dict.fromkeys(texts)}
+        # In the encoder's own dtype, even where a trainer has the networks in half precision.
+        kind = next(self.reader.parameters()).device.type
+        known_kind = torch.amp.is_autocast_available(kind)  # Not `meta`.
+        with torch.autocast(kind, enabled=False) if known_kind else nullcontext():
+            known = {text: self.reader([text]) for text in dict.fromkeys(texts)}
         each = [known[text] for text in texts]
         return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
 

@@ -1,0 +1,148 @@
+"""EditingModule: edit images by texts (`lightning edit`)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cyclelight.chains.engine import Engine
+from cyclelight.diffusion.pixels import to_float
+from cyclelight.domains.domain import Domain
+from cyclelight.errors import BadValue, first_line, real
+from cyclelight.methods.base import Method, Role
+from cyclelight.methods.cyclediffusion import CycleDiffusion
+from cyclelight.methods.translate import translate
+from cyclelight.runs.task import Task
+from cyclelight.text.load import check_model_path, fingerprint_of, load_text_model
+from datamodules.predict_data import predict_data
+
+
+class EditingModule(Task):
+    """Edits each image by two texts: what it shows, and what it is to show.
+
+    Both texts make a domain of one text-to-image model, between which a method translates (Wu and
+    De la Torre 2023, Algorithm 1). With equal texts and scales, methods that run both in lockstep
+    give the image back, or what the model's autoencoder makes of it.
+
+    Args:
+        model: the text-to-image model: a folder, or `owner/name` or `owner/name@revision` on the
+            Hugging Face Hub; see `load_text_model`.
+        method: how to translate: CycleDiffusion, EditFriendly, DDCM, or SDEdit, which needs no
+            source text. The paper has eta 0.1 and steps 99 for CycleDiffusion.
+        scale: of classifier-free guidance by the target's text; a row of the data may have its own.
+            1 for none, in half the time. More follows the text, and leaves the image.
+        source_scale: of that by the source's text; None for the target's. The paper has 1.
+        negative: what both are led away from; empty for no text.
+        resolution: height and width of the images in pixels; None for the model's.
+        tiled: let the model's autoencoder work in less memory, see `load_text_model`.
+        seed: seed of the noise; an image's result depends on its key and this.
+        engine: how the network is called.
+
+    Raises:
+        ValueError: a setting is out of range, or the model cannot be read.
+        FileNotFoundError: the model is not there.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        method: Method = CycleDiffusion(steps=50, strength=0.8, cleanup=0),  # noqa: B008 (frozen)
+        scale: float = 2.0,
+        source_scale: float | None = None,
+        negative: str = "",
+        resolution: int | None = None,
+        tiled: bool = False,
+        seed: int = 0,
+        engine: Engine = Engine(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        self.scale = real("scale", scale)
+        self.source_scale = None if source_scale is None else real("source_scale", source_scale)
+        self.method, self.negative, self.seed, self.engine = method, negative, seed, engine
+        self._path, self._side, self._tiled = model, resolution, tiled
+        check_model_path(model)
+        # Without weights first, so that whatever does not fit is said before anything is loaded.
+        bare = load_text_model(model, resolution=resolution, device="meta")
+        # Not the model itself, as a sub-module of which Lightning would look for the weights.
+        self._resolution, self._name = bare.resolution, bare.name
+        self._schedule, self._check = bare.denoiser.schedule, bare.reader.check
+        try:
+            self._check([negative])
+        except ValueError as error:
+            raise BadValue("negative", f"negative: {first_line(error)}") from error
+        roles: tuple[Role, ...] = ("source", "target")
+        self.method.choose(dict.fromkeys(roles, bare.prompted("", scale=1.0)))
+
+    @property
+    def resolution(self) -> int:
+        return self._resolution
+
+    @property
+    def steps(self) -> int:
+        return self.method.length(self._schedule)
+
+    @property
+    def gradients(self) -> bool:
+        return self.method.gradients
+
+    def setup(self, stage: str) -> None:
+        """Look at the texts, then load the networks, to be run in the trainer's precision."""
+        self._check_texts()
+        self.model = load_text_model(self._path, resolution=self._side, tiled=self._tiled)
+        self.engine.speed_up_network(self.model.denoiser, str(self.trainer.precision))
+        # As sub-modules, Lightning moves these to its device.
+        for name, network in self.method.networks().items():
+            self.add_module(f"method_{name}", network)
+
+    def _check_texts(self) -> None:
+        """Raises ValueError, with the image's key, if a text is missing or too long."""
+        data = predict_data(self.trainer)
+        fields = data.loaded.fields
+        for key in data.loaded.keys:
+            for name in ("source_text", "target_text"):
+                text = fields.get(key, {}).get(name)
+                if text is None:
+                    kind = type(data).__name__
+                    told = f"images with texts are edited (EditImages), got {kind} without {name}"
+                    raise ValueError(told)
+                try:
+                    self._check([text])
+                except ValueError as error:
+                    raise ValueError(f"{name} of {key}: {first_line(error)}") from error
+
+    def make(self, batch: Mapping[str, Any]) -> Tensor:
+        """The edited images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
+        count = len(batch["key"])
+        scales = [self.scale if own is None else own for own in batch.get("scale", [None] * count)]
+        both = self.source_scale
+        source_scales = [
+            (scale if both is None else both) if own is None else own
+            for own, scale in zip(batch.get("source_scale", [None] * count), scales, strict=True)
+        ]
+        domains: dict[str, Domain | None] = {
+            role: self.model.prompted(batch[f"{role}_text"], self.negative, own)
+            if role in self.method.needs
+            else None
+            for role, own in (("source", source_scales), ("target", scales))
+        }
+        return translate(
+            domains["source"],
+            domains["target"],
+            to_float(batch["image"]),
+            method=self.method,
+            seed=self.seed,
+            keys=batch["key"],
+            on_step=lambda _: self.on_step(),
+        )
+
+    def made_by(self) -> Mapping[str, str]:
+        """The SHA-256 of the model's weights and settings, and of the method's own."""
+        own = {f"method.{name}": digest for name, digest in self.method.made_by().items()}
+        return {"model": fingerprint_of(check_model_path(self._path)), **own}
+
+    def describe(self) -> str:
+        """The model, the method and the settings in one line."""
+        both = "as scale" if self.source_scale is None else self.source_scale
+        scales = f"scale {self.scale}, source_scale {both}"
+        name = type(self.method).__name__
+        return f"{name} by {self._name}: {self.method.describe()}, {scales}, seed {self.seed}"

@@ -1,0 +1,73 @@
+"""The images to edit, and the texts that say how."""
+
+from pathlib import Path
+from typing import Any
+
+from cyclelight.errors import BadValue
+from datamodules.edit_rows import find_table, keyed, read_edits
+from datamodules.listing import Files, find_images
+from datamodules.square_images import SquareImages
+from datamodules.translation_images import TranslationImages
+
+
+class EditImages(TranslationImages):
+    """Images with what each shows and what it is to show: `source_text` and `target_text`.
+
+    Either images and one pair of texts for all of them, or a table with a row for each edit: a
+    JSON list of objects, such as that published with CycleDiffusion (`img_path`, `encode_text`,
+    `decode_text`), or a CSV file with columns `image`, `source_text`, `target_text`; both may have
+    `scale` and `source_scale`. PIE-Bench is taken as the folder that its makers give out.
+
+    The key of an edit is the name of its image; of an image's second edit `photo-2.png`.
+
+    Args:
+        source: an image file, a folder, a pattern such as `photos/*.jpg`; or a table.
+        source_text: what the images show; empty to say nothing of it. Not with a table.
+        target_text: what they are to show. Not with a table.
+        root: the folder that a table's names of images are relative to; None for its own.
+        images: see `TranslationImages`.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing.
+        ValueError: an argument is out of range, there are no images, or a row is bad.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        source_text: str = "",
+        target_text: str | None = None,
+        root: str | None = None,
+        **images: Any,
+    ) -> None:
+        self.source_text, self.target_text, self.root = source_text, target_text, root
+        self.texts: dict[str, dict[str, Any]] = {}
+        super().__init__(source, **images)
+
+    def find(self, source: str) -> Files:
+        table = find_table(source)
+        if table is not None:
+            for name in ("source_text", "target_text"):
+                if getattr(self, name):
+                    raise BadValue(name, f"{name} stands in each row of {table}: do not give it")
+            edits = read_edits(table, None if self.root is None else Path(self.root))
+            files, self.texts = keyed(edits)
+            return sorted(files)
+        if self.root is not None:
+            raise BadValue("root", f"root is for the images of a table, and {source} is none")
+        if not self.target_text:
+            raise BadValue("target_text", "target_text: say what the images are to show")
+        files = find_images(source)
+        texts = {"source_text": self.source_text, "target_text": self.target_text}
+        self.texts = {key: texts for key, _ in files}
+        return files
+
+    @property
+    def searched(self) -> Path | None:
+        return None if find_table(self.source) else super().searched
+
+    def _squares(self, files: Files, resolution: int) -> SquareImages:
+        images = super()._squares(files, resolution)
+        if files is self.files:
+            images.fields = {key: self.texts[key] for key in images.keys}
+        return images

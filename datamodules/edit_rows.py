@@ -1,0 +1,172 @@
+"""Tables of edits: an image, what it shows, what it is to show."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cyclelight.errors import BadValue, MissingFile, first_line, printable, real
+from datamodules.listing import Files
+
+TABLES = (".json", ".csv")
+"""Suffixes of files that are tables rather than images."""
+PIE_BENCH = "mapping_file.json"
+"""The table of PIE-Bench (Ju et al. 2024), by which its folder is known."""
+PIE_IMAGES = "annotation_images"
+NAMES = {
+    "image": ("image", "img_path", "image_path"),
+    "source_text": ("source_text", "encode_text", "original_prompt"),
+    "target_text": ("target_text", "decode_text", "editing_prompt"),
+}
+"""What a table may call a field: by our name, in the list published with CycleDiffusion, and in
+PIE-Bench."""
+SCALES = ("scale", "source_scale")
+TOLD = 3
+"""Bad rows that are told of; of more, how many."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One row: the path of an image, two texts, and the scales of guidance if the table has any."""
+
+    image: Path
+    source_text: str
+    target_text: str
+    scale: float | None = None
+    source_scale: float | None = None
+
+
+def find_table(source: str) -> Path | None:
+    """The table that `source` is, or the one of the PIE-Bench folder that it is; else None."""
+    path = Path(source)
+    if path.is_dir():
+        table = path / PIE_BENCH
+        if (path / PIE_IMAGES).is_dir() and not table.is_file():
+            raise MissingFile(
+                "source", f"source: {path} is half a PIE-Bench: it has no {PIE_BENCH}"
+            )
+        return table if table.is_file() else None
+    return path if path.suffix.lower() in TABLES else None
+
+
+def read_edits(table: Path, root: Path | None = None) -> list[Edit]:
+    """The rows of a table: a JSON list of objects, a CSV file with a heading, or PIE-Bench's.
+
+    Args:
+        table: the file. What its fields may be called, see `NAMES`; `scale` and `source_scale` may
+            be there, and anything else.
+        root: the folder that the names of images are relative to; None for the table's own, and
+            for PIE-Bench its folder of images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no table, or has bad rows; the message names them by number and reason.
+    """
+    if not table.is_file():
+        raise MissingFile("source", f"source: no such file {table}")
+    rows = _rows(table)
+    if not rows:
+        raise BadValue("source", f"source: {table} has no rows")
+    pie = table.name == PIE_BENCH
+    if root is None:
+        root = table.parent / PIE_IMAGES if pie else table.parent
+    if not root.is_dir():
+        half = f"{table.parent} is half a PIE-Bench: it" if pie else str(table)
+        raise MissingFile("source", f"source: {half} has no folder {root.name} of images")
+    found, bad = list[Edit](), list[str]()
+    for name, row in rows:
+        try:
+            found.append(_edit(row, root, marked=pie))
+        except ValueError as error:
+            bad.append(f"{name}: {first_line(error)}")
+    if bad:
+        more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
+        told = printable("; ".join(bad[:TOLD]))
+        raise BadValue("source", f"source: {table} has {len(bad)} bad rows: {told}{more}")
+    return found
+
+
+def _rows(table: Path) -> list[tuple[str, Any]]:
+    """(what to call it, its fields) of each row."""
+    try:
+        if table.suffix.lower() == ".csv":
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                return [(f"row {n}", row) for n, row in enumerate(csv.DictReader(file), 1)]
+        value = json.loads(table.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError, csv.Error) as error:
+        told = f"source: {table} cannot be read as {table.suffix[1:].upper()}: {first_line(error)}"
+        raise BadValue("source", told) from error
+    if isinstance(value, Mapping):
+        return [(f"row {name}", row) for name, row in value.items()]
+    if not isinstance(value, list):
+        raise BadValue("source", f"source: {table} must hold a list of objects, one for each edit")
+    return [(f"row {n}", row) for n, row in enumerate(value, 1)]
+
+
+def _edit(row: Any, root: Path, *, marked: bool) -> Edit:
+    """One edit; ValueError says what is wrong with it."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"not an object, but {type(row).__name__}")
+    given = {}
+    for field, names in NAMES.items():
+        value = next((row[name] for name in names if row.get(name) is not None), None)
+        if not isinstance(value, str) or (not value.strip() and field != "source_text"):
+            raise ValueError(f"no {field} ({', '.join(names)})")
+        # PIE-Bench has the words that change in brackets.
+        given[field] = value.replace("[", "").replace("]", "") if marked else value
+    image = root / given.pop("image")
+    if not image.is_file():
+        raise ValueError(f"no such image {image}")
+    return Edit(image, **given, **{name: _scale(name, row.get(name)) for name in SCALES})  # type: ignore[arg-type]
+
+
+def _scale(name: str, value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):  # As CSV has it.
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"{name} must be a number, got {value!r}") from None
+    return real(name, value)
+
+
+def keyed(edits: Iterable[Edit]) -> tuple[Files, dict[str, dict[str, Any]]]:
+    """((key, path) of each edit, its further fields by key).
+
+    The key of an image's first edit is its name; of further ones with their number, `photo-2.png`.
+
+    Raises:
+        ValueError: two edits would have one key.
+    """
+    edits = list(edits)
+    names = _names(edit.image for edit in edits)
+    own = [name for name in SCALES if any(getattr(edit, name) is not None for edit in edits)]
+    files: Files = []
+    fields: dict[str, dict[str, Any]] = {}
+    counts: dict[Path, int] = {}
+    for edit in edits:
+        counts[edit.image] = number = counts.get(edit.image, 0) + 1
+        name = PurePosixPath(names[edit.image])
+        key = name.as_posix() if number == 1 else str(name.with_stem(f"{name.stem}-{number}"))
+        if key in fields:
+            raise BadValue("source", f"source: two edits would be called {printable(key)}")
+        files.append((key, edit.image))
+        texts = {"source_text": edit.source_text, "target_text": edit.target_text}
+        fields[key] = {**texts, **{name: getattr(edit, name) for name in own}}
+    return files, fields
+
+
+def _names(images: Iterable[Path]) -> dict[Path, str]:
+    """Each image's path below the folder that all of them lie in."""
+    paths = list(dict.fromkeys(images))
+    parents = [path.resolve().parent for path in paths]
+    common = parents[0]
+    while not all(parent.is_relative_to(common) for parent in parents):
+        common = common.parent
+    return {
+        path: (parent / path.name).relative_to(common).as_posix()
+        for path, parent in zip(paths, parents, strict=True)
+    }
