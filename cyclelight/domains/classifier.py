@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.folder import file_digest
 from cyclelight.domains.model_files import (
     build,
     check_kind,
     check_size,
     check_weights,
+    file_digest,
     held,
     judged,
     load_model,

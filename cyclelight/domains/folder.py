@@ -10,9 +10,8 @@ A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/`
 and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from cyclelight.domains.model_files import (
     check_kind,
     check_size,
     check_weights,
+    file_digest,
     held,
     judged,
     load_model,
@@ -221,18 +221,6 @@ def fingerprint(path: Path) -> str:
     names = [pattern for pattern in FILES if pattern != "domain.json"]
     files = [path] if path.is_file() else [f for pattern in names for f in path.glob(pattern)]
     return file_digest(files, path)
-
-
-def file_digest(files: Iterable[Path], path: Path) -> str:
-    """The SHA-256 of the contents of `files` and of their names below `path`, in hexadecimal."""
-    total = hashlib.sha256()
-    for file in sorted(set(files)):
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        # A checkpoint that was moved is the same one.
-        name = "" if file == path else file.relative_to(path).as_posix()
-        total.update(f"{digest} {name}\n".encode())
-    return total.hexdigest()
 
 
 Config = Mapping[str, Any]

@@ -3,11 +3,12 @@
 Whatever is wrong becomes a ValueError of one line that begins with `what` the folder is for.
 """
 
+import hashlib
 import mmap
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,15 @@ def _check_values(found: Any, most: int) -> None:
             left += [(inner, depth + 1) for pair in value.items() for inner in pair]
         elif isinstance(value, list | tuple | set):
             left += [(inner, depth + 1) for inner in value]
+
+
+def file_digest(files: Iterable[Path], path: Path) -> str:
+    """The SHA-256 of the contents of `files` and of their names below `path`, in hexadecimal."""
+    total = hashlib.sha256()
+    for file in sorted(set(files)):
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        # A checkpoint that was moved is the same one.
+        name = "" if file == path else file.relative_to(path).as_posix()
+        total.update(f"{digest} {name}\n".encode())
+    return total.hexdigest()

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from cyclelight.domains.adapters.stable_diffusion import FILES, PARTS, load_stable_diffusion
-from cyclelight.domains.folder import file_digest
 from cyclelight.domains.hub import display_name, resolve
+from cyclelight.domains.model_files import file_digest
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.files import read_json
 from cyclelight.text.model import TextModel
