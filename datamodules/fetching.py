@@ -15,6 +15,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from datamodules.tars import MOST_BYTES
+
 CHUNK = 2**20
 TIMEOUT = 60  # seconds without a byte
 
@@ -108,7 +110,7 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
     Every byte is checked against the zip's own CRCs.
 
     Raises:
-        DamagedArchive: see there.
+        DamagedArchive: see there; or a member is larger than any image.
         OSError: there is not enough room, or it cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,13 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
         open_zip(archive) as source,
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
     ):
-        needed = sum(source.getinfo(name).file_size for name in members)
+        sizes = {name: source.getinfo(name).file_size for name in members}
+        if large := [name for name, size in sizes.items() if size > MOST_BYTES]:
+            raise DamagedArchive(
+                f"{archive} is refused: {large[0]} unpacks to {sizes[large[0]]} bytes, more than "
+                f"an image has ({MOST_BYTES})"
+            )
+        needed = sum(sizes.values())
         free = shutil.disk_usage(temporary).free
         if needed > free:
             raise OSError(
@@ -152,7 +160,7 @@ def open_zip(archive: Path) -> zipfile.ZipFile:
     for member in source.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
         link = stat.S_ISLNK(member.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or link:
+        if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0] or link:
             source.close()
             raise DamagedArchive(f"{archive} is refused: {member.filename!r} leads out of a folder")
     return source

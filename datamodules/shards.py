@@ -42,7 +42,8 @@ class ShardImages(DomainData):
 
     Args:
         train: shards of the training images, such as 'shards/train-{000000..000099}.tar' or
-            'shards/train-*.tar', in quotes lest the shell expand it; or URLs or `pipe:` commands.
+            'shards/train-*.tar', in quotes lest the shell expand it; or URLs, or with
+            `allow_commands` `pipe:` commands.
         val: shards of the validation images.
         epoch_images: images of an epoch, in all processes together. By default as many as there
             are: their headers are read first, which takes some seconds for each 100,000. Given,
@@ -51,6 +52,7 @@ class ShardImages(DomainData):
         shuffle_buffer: images among which one is drawn, in each worker.
         num_workers: processes that read and decode images; no more than a process has shards
             where these are not counted.
+        allow_commands: whether `pipe:COMMAND` among the shards is given to a shell.
         loading: see `DomainData`. A batch in which an unreadable image is skipped is smaller, and
             an unreadable shard is always an error.
 
@@ -66,6 +68,7 @@ class ShardImages(DomainData):
         epoch_images: int | None = None,
         shuffle_buffer: int = 1000,
         num_workers: int = 2,
+        allow_commands: bool = False,
         **loading: Any,
     ) -> None:
         super().__init__(num_workers=num_workers, **loading)
@@ -73,7 +76,9 @@ class ShardImages(DomainData):
             at_least(1, epoch_images=epoch_images)
         at_least(1, shuffle_buffer=shuffle_buffer)
         require_webdataset()
-        self.train_shards, self.val_shards = find_shards("train", train), find_shards("val", val)
+        self.train_shards = find_shards("train", train, allow_commands=allow_commands)
+        self.val_shards = find_shards("val", val, allow_commands=allow_commands)
+        self.allow_commands = allow_commands
         if both := set(self.train_shards) & set(self.val_shards):
             raise BadValue("val", f"val and train must not share shards, got {min(both)} in both")
         if epoch_images is None and any(map(is_url, self.train_shards)):

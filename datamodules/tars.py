@@ -11,10 +11,16 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from cyclelight.errors import BadValue, MissingFile
+from cyclelight.errors import BadValue, MissingFile, printable
 from datamodules.listing import SUFFIXES, is_image_name
 from datamodules.reading import FileContent
 
+MOST_BYTES = 2**28
+"""Of an encoded image; small archives may hold much larger things."""
+LONGEST_HEADER = 2**20
+"""Bytes of a header that gives a member's name; paths end at some thousands."""
+PLAIN = (*tarfile.REGULAR_TYPES, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
+"""Members whose size is not that of a header."""
 Sample = tuple[str, FileContent]
 """(key, content) of an image: the key is its name in the shard."""
 
@@ -34,17 +40,23 @@ def is_url(shard: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", shard) is not None
 
 
-def find_shards(argument: str, pattern: str) -> list[str]:
+def runs_command(shard: str) -> bool:
+    """Whether a shell runs it: `pipe:COMMAND`."""
+    return shard.lower().startswith("pipe:")
+
+
+def find_shards(argument: str, pattern: str, *, allow_commands: bool = False) -> list[str]:
     """The shards that a pattern means, in its order.
 
     Args:
         argument: what the pattern was given as, for the errors.
         pattern: braces make a list, `{000..099}` or `{a,b}`; `*` finds local files. What is a URL
             or a `pipe:` command is not looked for.
+        allow_commands: whether there may be commands among them.
 
     Raises:
         FileNotFoundError: there is no such file, or none that fits.
-        ValueError: the braces do not match.
+        ValueError: the braces do not match, or a command is not allowed.
     """
     from braceexpand import braceexpand
 
@@ -54,6 +66,12 @@ def find_shards(argument: str, pattern: str) -> list[str]:
         raise BadValue(argument, f"{argument}: the braces of {pattern!r} do not match") from None
     found: dict[str, None] = {}  # As a set that keeps the order.
     for name in names:
+        if runs_command(name) and not allow_commands:
+            raise BadValue(
+                argument,
+                f"{argument}: {printable(name, 80)} is a command for the shell; commands are run "
+                f"only with allow_commands (--data.allow_commands true)",
+            )
         if is_url(name) or Path(name).is_file():
             found[name] = None
         elif Path(name).is_dir():
@@ -104,6 +122,11 @@ def read_shard(shard: str, *, first: int | None = 0) -> Iterator[Sample]:
                     suffixes.append(f".{suffix}")
                     if suffixes[-1].lower() in SUFFIXES:
                         wanted = first is not None and number >= first
+                        if member.size > MOST_BYTES:
+                            raise ValueError(
+                                f"{member.name} unpacks to {member.size} bytes, more than an "
+                                f"image has ({MOST_BYTES})"
+                            )
                         content = tar.extractfile(member).read() if wanted else b""  # type: ignore[union-attr]
                         images.append((f"{name}.{suffix}", content))
                 if len(images) != 1:
@@ -131,7 +154,15 @@ class _NotOneImage(ValueError):
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses a damaged header, which tarfile takes for the archive's end."""
+    """Refuses a damaged header, which tarfile takes for the archive's end, or an endless one."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        # What comes next is a name or a table of such, which tarfile reads whole.
+        if header.type not in PLAIN and header.size > LONGEST_HEADER:
+            raise ValueError(f"it has a header of {header.size} bytes")
+        return header
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:

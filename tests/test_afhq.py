@@ -16,7 +16,7 @@ from PIL import Image
 from servers import serving
 
 from cyclelight.cli import main
-from datamodules import AFHQ, DomainImages, afhq
+from datamodules import AFHQ, DomainImages, afhq, fetching
 
 COUNTS = {"train/cat": 3, "train/dog": 2, "train/wild": 2}
 TESTS = {"cat": 2, "dog": 1, "wild": 1}
@@ -161,6 +161,19 @@ def test_offline_says_what_to_put_where(tmp_path: Path, server: Server) -> None:
     assert "\n" not in text and "urlopen" not in text
     assert f"put afhq_v2.zip, from {afhq.HOME}, at {tmp_path}/data/afhq_v2.zip" in text
     assert f"train/ and test/ into {tmp_path}/data/afhq_v2" in text
+
+
+def test_members_of_any_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member `.` has no parts at all; a small archive may hold much larger things."""
+    server.body = archive(extra={".": b"", "./": b""})
+    AFHQ(str(tmp_path / "a")).prepare_data()
+    assert "afhq_v2" in names(tmp_path / "a")
+    monkeypatch.setattr(fetching, "MOST_BYTES", 10)
+    with pytest.raises(ValueError, match=r"train/cat/0.png unpacks to \d+ bytes, more than"):
+        AFHQ(str(tmp_path / "b")).prepare_data()
+    assert "afhq_v2" not in names(tmp_path / "b")
 
 
 def test_a_web_page_is_no_archive(server: Server, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
+from servers import serving
 from torch import Tensor
 from torch.distributed import DistBackendError, DistNetworkError
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +27,41 @@ Run = Callable[..., tuple[int, str]]
 PART = ("--model.part", f"{__name__}.Part")
 DOMAIN, LATENT = ("--model", "DomainModule"), ("--model", "AutoencoderModule")
 ADM = (*DOMAIN, "--model.network", "ADMSettings", "--model.network.num_channels", "32")
+
+
+class Asked(ThreadingHTTPServer):
+    """A server of a recipe, which counts who asks for it."""
+
+    asked = 0
+
+
+class Recipe(BaseHTTPRequestHandler):
+    """Answers with settings."""
+
+    server: Asked
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"output: fetched\n")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "validate", "test"])
+def test_recipes_are_read_from_this_machine_alone(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe is a program: it names classes to import, and where to write."""
+    with serving(Asked(("127.0.0.1", 0), Recipe)) as server:
+        for address in (f"http://127.0.0.1:{server.server_port}/recipe.yaml", "memory://a.yaml"):
+            assert main([command, "--config", address]) == 2
+            assert "--config" in capsys.readouterr().err
+        assert server.asked == 0
 
 
 class Part:

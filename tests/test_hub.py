@@ -328,6 +328,24 @@ def test_push_refuses_before_it_asks(
 
 
 @pytest.mark.parametrize(
+    "link", ["domain.json", "README.md", "unet/diffusion_pytorch_model.part.bin", "vae"]
+)
+def test_push_follows_no_links(
+    server: StandIn, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str
+) -> None:
+    """A link to a private file, or to a folder with one, would have published that."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "config.json").write_text("{}")
+    (folder / link).unlink(missing_ok=True)
+    (folder / link).symlink_to(private if link == "vae" else private / "config.json")
+    assert main(["push", str(folder), "jane/cat8"]) == 2
+    err = capsys.readouterr().err
+    assert f"{folder / link}" in err and "is a link to" in err and err.count("\n") == 1
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(
     ("licence", "told"),
     [
         ("CC BY-NC 4.0", ("cc-by-nc-4.0", None)),

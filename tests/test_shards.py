@@ -1,5 +1,6 @@
 """Images in shards: the same as those of a folder, in an order that survives interruptions."""
 
+import gzip
 import io
 import sys
 import tarfile
@@ -247,7 +248,12 @@ def test_uncounted_shards_give_the_epoch_that_is_asked_for(here: Path, make: Mak
 @pytest.mark.parametrize("address", ["pipe:cat {}", "pipe:gzip -c {}", "file:{}"])
 def test_commands_and_urls_are_streamed(here: Path, make: Make, address: str) -> None:
     urls = {"train": address.format(f"{here}/train-{{0,3}}.tar"), "epoch_images": 13}
-    data = make(**urls, val=address.format(f"{here}/val-{{0..1}}.tar"), batch_size=1)
+    data = make(
+        **urls,
+        allow_commands=address.startswith("pipe"),
+        val=address.format(f"{here}/val-{{0..1}}.tar"),
+        batch_size=1,
+    )
     assert data.val_images is not None and len(data.val_images) == 3
     assert len({*keys(data.train_dataloader())}) == 13
     data.batch_size, data.epoch_images = 2, 4  # The stream is left amid a shard.
@@ -275,8 +281,39 @@ def test_a_command_that_fails_is_told(
 ) -> None:
     url = "pipe:" + command.format(here / "train-0.tar")
     with pytest.raises(ValueError, match=says) as caught:
-        keys(make(train=url, epoch_images=40).train_dataloader())
+        keys(make(train=url, epoch_images=40, allow_commands=True).train_dataloader())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("kind", ["pipe", "PIPE"])
+def test_commands_are_run_only_where_that_is_allowed(
+    make: Make, tmp_path: Path, split: str, kind: str
+) -> None:
+    """A recipe of someone else's could hold one."""
+    ran = tmp_path / "ran"
+    with pytest.raises(ValueError, match=f"{split}: .* is a command .*allow_commands true"):
+        make(**{split: f"{kind}:touch {ran}", "epoch_images": 4})
+    assert not ran.exists()
+
+
+def test_small_shards_that_unpack_to_gigabytes(here: Path, tmp_path: Path) -> None:
+    """2 MB became 2 GiB, read whole; here claimed alone, and of a header as of an image."""
+    image, name = tarfile.TarInfo("0.png"), tarfile.TarInfo("long")
+    image.size, name.size, name.type = 2**31, 2**31, tarfile.GNUTYPE_LONGNAME
+    table = tarfile.TarInfo("pax")
+    table.size, table.type = 2**31, tarfile.XHDTYPE
+    for member, told in (
+        (image, "0.png unpacks to 2147483648 bytes"),
+        (name, "it has a header of 2147483648 bytes"),
+        (table, "it has a header of 2147483648 bytes"),
+    ):
+        shard = tmp_path / f"{member.name}.tar.gz"
+        with gzip.open(shard, "wb") as file:
+            file.write(member.tobuf() + bytes(10**6))
+        for read in (count_images, lambda path: list(read_shard(path))):
+            with pytest.raises(ValueError, match=told):
+                read(str(shard))
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])

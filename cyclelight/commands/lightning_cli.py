@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -32,10 +33,15 @@ from datamodules.domain_images import DomainImages
 
 log = logging.getLogger(__name__)
 
+# Lightning lets configurations be fetched from anywhere. A recipe is a program: it names classes to
+# import and files to write, so that it is read from this machine's disk alone.
+set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
+
 EPILOG = """\
 Other classes: --model CLASS and --data CLASS, by import path or short name, and with --help for
 their options. Every option of Lightning's Trainer is there as --trainer.NAME
-(--trainer.max_epochs, --trainer.devices, ...).
+(--trainer.max_epochs, --trainer.devices, ...), and for fit those of its ModelCheckpoint as
+--checkpoint.NAME.
 --print_config shows all options with their values as a configuration file."""
 
 

@@ -1,6 +1,8 @@
 """`cyclelight push`: a domain folder, with a model card, to the Hugging Face Hub."""
 
+import glob
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from jsonargparse import ArgumentParser
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.domains.hub import LOGIN, hub_name, hub_reason, status
+from cyclelight.errors import printable
 
+LONGEST_CELL = 1000
+"""Letters of what `domain.json` says, which may be anything."""
 # What the Hub calls the licences that training images usually have.
 LICENCES = (
     *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
@@ -95,6 +100,7 @@ def push(args: list[str]) -> int:
     from cyclelight.files import write_text
 
     with usage():
+        published(folder)
         domain = load_domain(folder)  # With its weights, so that what is published does load.
     card = folder / "README.md"
     if not card.exists():
@@ -102,6 +108,30 @@ def push(args: list[str]) -> int:
         print(f"wrote {card}")
     print(upload(folder, repository, options.private, options.revision))
     return 0
+
+
+def published(folder: Path) -> list[str]:
+    """The files that are published, by their paths in the folder.
+
+    Raises:
+        ValueError: one is a link out of the folder, which the Hub's client would follow, so that a
+            private file became public; or it is no file.
+    """
+    from cyclelight.domains.folder import FILES
+
+    home, found = Path(os.path.realpath(folder)), []
+    for pattern in ("README.md", *FILES):
+        for file in folder.glob(pattern):
+            # Also of a folder on the way to it.
+            if not Path(os.path.realpath(file)).is_relative_to(home):
+                raise ValueError(
+                    f"DIR: {file} is a link to {os.path.realpath(file)}, out of {folder}; put the "
+                    f"file itself there if it is to be published"
+                )
+            if not file.is_file():
+                raise ValueError(f"DIR: {file} is no regular file")
+            found.append(file.relative_to(folder).as_posix())
+    return found
 
 
 def upload(folder: Path, repository: str, private: bool, revision: str | None) -> str:
@@ -112,8 +142,6 @@ def upload(folder: Path, repository: str, private: bool, revision: str | None) -
     """
     from huggingface_hub import HfApi
 
-    from cyclelight.domains.folder import FILES
-
     api = HfApi()
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
@@ -123,7 +151,8 @@ def upload(folder: Path, repository: str, private: bool, revision: str | None) -
             repo_id=repository,
             folder_path=folder,
             revision=revision,
-            allow_patterns=["README.md", *FILES],
+            # By name: the client's own patterns reach into folders below.
+            allow_patterns=[glob.escape(file) for file in published(folder)],
             commit_message="Upload the domain with cyclelight",
         )
     except Exception as error:  # of the Hub's client, of HTTP: a dozen kinds
@@ -153,7 +182,7 @@ def model_card(domain: Any, folder: Path, repository: str) -> str:
         **parts,
         **card,
     }
-    rows = [f"| {key.replace('_', ' ')} | {_cell(value)} |" for key, value in facts.items()]
+    rows = [f"| {_cell(key.replace('_', ' '))} | {_cell(value)} |" for key, value in facts.items()]
     # An autoencoder is not a part that DDPMPipeline knows.
     index = json.loads((folder / "model_index.json").read_text())
     plain = index.get("_class_name") == "DDPMPipeline" and not (folder / "vae").exists()
@@ -185,7 +214,7 @@ def _licence(licence: str) -> tuple[str, str | None]:
 
 def _cell(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
-    if isinstance(value, int):
+        value = ", ".join(f"{key} {inner}" for key, inner in value.items())
+    if isinstance(value, int) and abs(value) < 10**15:
         return f"{value:,}"
-    return str(value).replace("|", r"\|").replace("\n", " ")
+    return printable(value, LONGEST_CELL).replace("|", r"\|").replace("\n", " ")

@@ -2,8 +2,8 @@
 
     FOLDER/model_index.json  unet/  scheduler/  domain.json  and, of a latent space, vae/
 
-Any DDPMPipeline folder loads, whoever made it; `domain.json` only adds the card. So does any
-LDMPipeline folder, where the autoencoder is called `vqvae/`. A Lightning checkpoint written by
+A DDPMPipeline folder loads, whoever made it, if its network is one of `NETWORKS` and its scheduler
+one of `BETA_FAMILY`; `domain.json` only adds the card. So does an LDMPipeline folder, where the autoencoder is called `vqvae/`. A Lightning checkpoint written by
 `fit` loads too.
 
 A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/` samples latents,
