@@ -3,8 +3,8 @@
     FOLDER/model_index.json  unet/  scheduler/  domain.json  and, of a latent space, vae/
 
 A DDPMPipeline folder loads, whoever made it, if its network is one of `NETWORKS` and its scheduler
-one of `BETA_FAMILY`; `domain.json` only adds the card. So does an LDMPipeline folder, where the autoencoder is called `vqvae/`. A Lightning checkpoint written by
-`fit` loads too.
+one of `BETA_FAMILY`; `domain.json` only adds the card. So does an LDMPipeline folder, where the
+autoencoder is called `vqvae/`. A Lightning checkpoint written by `fit` loads too.
 
 A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/` samples latents,
 and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
