@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from cyclelight.domains.autoencoder import Autoencoder as Autoencoder
     from cyclelight.domains.autoencoder_folder import load_autoencoder as load_autoencoder
     from cyclelight.domains.autoencoder_folder import save_autoencoder as save_autoencoder
+    from cyclelight.domains.classifier import DomainClassifier as DomainClassifier
+    from cyclelight.domains.classifier import load_classifier as load_classifier
+    from cyclelight.domains.classifier import save_classifier as save_classifier
     from cyclelight.domains.domain import Domain as Domain
     from cyclelight.domains.folder import load_domain as load_domain
     from cyclelight.domains.folder import save_domain as save_domain
     from cyclelight.methods.base import Method as Method
     from cyclelight.methods.cyclediffusion import CycleDiffusion as CycleDiffusion
     from cyclelight.methods.ddcm import DDCM as DDCM
+    from cyclelight.methods.ddib import DDIB as DDIB
     from cyclelight.methods.edit_friendly import EditFriendly as EditFriendly
+    from cyclelight.methods.egsde import EGSDE as EGSDE
+    from cyclelight.methods.ilvr import ILVR as ILVR
     from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
     from cyclelight.text.load import load_text_model as load_text_model
@@ -34,6 +40,12 @@ if TYPE_CHECKING:
 __version__ = version("cyclelight")
 
 _HOMES = {
+    "DDIB": "methods.ddib",
+    "DomainClassifier": "domains.classifier",
+    "EGSDE": "methods.egsde",
+    "ILVR": "methods.ilvr",
+    "load_classifier": "domains.classifier",
+    "save_classifier": "domains.classifier",
     "DDCM": "methods.ddcm",
     "Autoencoder": "domains.autoencoder",
     "CycleDiffusion": "methods.cyclediffusion",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # `__init__`. New files find their place here first.
 ORDER = """
     errors files
-    diffusion: * pixels schedule latent_schedule steps noise denoiser loss ddgan
+    diffusion: * pixels schedule latent_schedule lowpass steps noise denoiser loss ddgan
     networks: unet adm_parts adm classifier
     networks: autoencoder text sn fir ddgan discriminator latent_prior diffae sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
@@ -22,7 +22,8 @@ ORDER = """
     domains.adapters: adm_classifier
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine
-    methods: * base sdedit cyclediffusion edit_friendly ddcm translate
+    methods: * base ilvr ddib egsde
+    methods: sdedit cyclediffusion edit_friendly ddcm translate
     text: load
     metrics: * columns feature_network features faithfulness realism protocol figures judge
     metrics: gather success

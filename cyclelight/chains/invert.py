@@ -1,6 +1,8 @@
 """Deterministic inversion: from an image up to x_T with eta = 0 (Song et al. 2021, sec. 4.3)."""
 
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,18 +13,37 @@ from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain
 
+Inversion = Literal["left", "reached", "released"]
+"""Which noise prediction a deterministic step upwards takes, see `inversion_chain`."""
 
-def inversion_chain(denoiser: Denoiser, x_0: Tensor, *, grid: TimeGrid) -> Iterator[Tensor]:
+
+def inversion_chain(
+    denoiser: Denoiser, x_0: Tensor, *, grid: TimeGrid, inversion: Inversion = "left"
+) -> Iterator[Tensor]:
     """The states from the clean image up to the grid's start, each (B, C, H, W).
 
-    The deterministic step run upwards, x_t = sqrt(abar_t) x_0_hat + sqrt(1 - abar_t) eps_hat, with
-    eps_hat taken at the level that is left; the clean image has no timestep, so that the first
-    step takes it at the level that is reached.
+    The deterministic step run upwards, x_t = sqrt(abar_t) x_0_hat + sqrt(1 - abar_t) eps_hat.
+
+    Args:
+        denoiser: whose eps_hat.
+        x_0: clean states (B, C, H, W).
+        grid: the timesteps to visit.
+        inversion: `left` takes eps_hat at the level that is left; the clean image has no timestep,
+            so that the first step takes it at the level that is reached. `reached` always does so,
+            as diffusers' DDIMInverseScheduler. `released` is the program of DDIB's authors (Su et
+            al. 2023): the image counts as the state of the grid's lowest timestep, and the last
+            state is the noise that is predicted at its highest.
     """
-    x, s = x_0, CLEAN
-    for t in reversed(grid.timesteps):
-        eps = denoiser(x, t if s == CLEAN else s).eps
-        x, s = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, eps), t
+    x, upwards = x_0, list(reversed(grid.timesteps))
+    if inversion == "released":
+        for s, t in pairwise(upwards):
+            x = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, denoiser(x, s).eps)
+            yield x
+        yield denoiser(x, grid.start).eps
+        return
+    for s, t in pairwise([CLEAN, *upwards]):
+        eps = denoiser(x, t if s == CLEAN or inversion == "reached" else s).eps
+        x = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, eps)
         yield x
 
 

@@ -1,6 +1,6 @@
 """The plain reverse loop: images from noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,21 +14,32 @@ from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain
 from cyclelight.errors import at_least, whole
 
+Adjust = Callable[[Tensor, Tensor, int, int], Tensor]
+"""(x_t, x_s, t, s) => the state to go on from in the place of x_s, the one that a step reached."""
+
 
 def reverse_chain(
-    denoiser: Denoiser, x_T: Tensor, *, grid: TimeGrid, eta: float, noise: Noise, purpose: str
+    denoiser: Denoiser,
+    x_T: Tensor,
+    *,
+    grid: TimeGrid,
+    eta: float,
+    noise: Noise,
+    purpose: str,
+    adjust: Adjust | None = None,
 ) -> Iterator[Tensor]:
     """The states of a reverse chain that starts at x_T, (B, C, H, W); the last is the clean one.
 
     `noise` is called for (purpose, t) at every t but the last, and not at all where eta is 0 and
-    the variance fixed.
+    the variance fixed. `adjust` leads the chain from outside.
     """
     x = x_T
     for t, s in grid.pairs:
         step = Step.between(denoiser.schedule, t, s, eta)
         mean, sigma = mean_and_sigma(step, x, denoiser(x, t))
         still = s == CLEAN or (isinstance(sigma, float) and sigma == 0)
-        x = mean if still else mean + sigma * noise(purpose, t, x)
+        x_s = mean if still else mean + sigma * noise(purpose, t, x)
+        x = x_s if adjust is None else adjust(x, x_s, t, s)
         yield x
 
 

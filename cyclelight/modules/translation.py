@@ -23,7 +23,8 @@ class TranslationModule(Task):
             needs none.
         target: domain to translate into; its schedule, resolution, channels and autoencoder are
             the source's.
-        method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, with their settings.
+        method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, ILVR, EGSDE,
+            DDIB, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
         engine: how the networks are called.
 
