@@ -10,7 +10,15 @@ from tiny import TINY, R
 from torch import Tensor, nn
 from trainings import fit, make_images
 
-from cyclelight import NoiseSchedule, TimeGrid, decode, encode, load_domain, save_domain
+from cyclelight import (
+    NoiseSchedule,
+    TimeGrid,
+    decode,
+    encode,
+    load_domain,
+    save_domain,
+    translate,
+)
 from cyclelight.chains.sample import reverse_chain
 from cyclelight.chains.source import source_chain
 from cyclelight.diffusion.denoiser import NetworkDenoiser, mean_and_sigma
@@ -264,6 +272,12 @@ def test_encode_and_decode_use_it(tmp_path: Path) -> None:
     code, other = (encode(d, images, steps=6, eta=1.0) for d in (domain, plain))
     assert not torch.allclose(code.noises[0], other.noises[0])
     torch.testing.assert_close(decode(domain, code), images, atol=1e-9, rtol=0)
+    same = translate(domain, domain, images, steps=6, eta=1.0, cleanup=0)
+    torch.testing.assert_close(same, images, atol=1e-9, rtol=0)
+    moved, fixed = (
+        translate(d, plain, images, steps=6, eta=1.0, cleanup=0) for d in (domain, plain)
+    )
+    assert not torch.allclose(moved, fixed, atol=1e-2)
 
 
 def test_head_learns_the_covariance() -> None:

@@ -91,6 +91,7 @@ class GuidanceTraces(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the means over all images, those of an earlier run included."""
         plan = plan_of(trainer)
+        trainer.strategy.barrier()  # All processes have written theirs.
         if not trainer.is_global_zero or plan is None:
             return
         root = Path(trainer.default_root_dir)
