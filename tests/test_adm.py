@@ -16,7 +16,8 @@ from torch.testing import assert_close
 
 from cyclelight.cli import main
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.adapters.adm import ADMFlags, load_adm, save_adm
+from cyclelight.domains.adapters.adm import load_adm, save_adm
+from cyclelight.domains.adapters.adm_flags import ADMFlags
 from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.networks import resize
 from cyclelight.networks.adm import ADMSettings, ADMUNet

@@ -18,7 +18,7 @@ ORDER = """
     domains: generator_folder
     domains: classifier
     text: * tokens guided model
-    domains.adapters: * adm sn_ddpm ddgan diffae generators stable_diffusion
+    domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
     domains.adapters: adm_classifier
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine

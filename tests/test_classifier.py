@@ -18,8 +18,8 @@ from torch.testing import assert_close
 from cyclelight.cli import main
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.adapters.adm import ADMFlags
 from cyclelight.domains.adapters.adm_classifier import load_adm_classifier
+from cyclelight.domains.adapters.adm_flags import ADMFlags
 from cyclelight.domains.classifier import (
     DomainClassifier,
     classifier_fingerprint,

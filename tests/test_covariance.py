@@ -24,7 +24,7 @@ from cyclelight.chains.source import source_chain
 from cyclelight.diffusion.denoiser import NetworkDenoiser, mean_and_sigma
 from cyclelight.diffusion.loss import covariance_loss
 from cyclelight.diffusion.steps import Step
-from cyclelight.domains.adapters.adm import ADMFlags
+from cyclelight.domains.adapters.adm_flags import ADMFlags
 from cyclelight.domains.adapters.sn_ddpm import load_sn_ddpm
 from cyclelight.modules.covariance import CovarianceModule
 from cyclelight.modules.domain import DomainModule

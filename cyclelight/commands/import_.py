@@ -9,9 +9,10 @@ from tabulate import tabulate
 from torch import nn
 
 from cyclelight.commands.parsing import make_parser, usage
-from cyclelight.diffusion.denoiser import NetworkDenoiser
-from cyclelight.domains.adapters.adm import ADMFlags, flags_of, load_adm, read_state, save_adm
+from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
+from cyclelight.domains.adapters.adm import flags_of, load_adm, read_state, save_adm
 from cyclelight.domains.adapters.adm_classifier import is_classifier, load_adm_classifier
+from cyclelight.domains.adapters.adm_flags import ADMFlags, plain_words
 from cyclelight.domains.adapters.generators import GeneratorFlags, read_generator
 from cyclelight.domains.adapters.sn_ddpm import has_covariance, load_sn_ddpm
 from cyclelight.domains.classifier import DomainClassifier, save_classifier
@@ -33,7 +34,9 @@ def _import_parser() -> ArgumentParser:
         ".safetensors, a diffusers folder, or a .ckpt of `fit`; or a generator folder of DDGAN's "
         ".pth or DiffAE's .ckpt; or a classifier folder of guided-diffusion's or EGSDE's .pt. "
         "Files that would run code when read are refused.",
-        epilog="The other flags of guided-diffusion are read from the tensors, and printed. "
+        epilog="What the tensors tell is read from them and printed; a flag of guided-diffusion's "
+        "programs that contradicts them is an error. Those of sampling and training are passed "
+        "over. "
         "SN-DDPM, DDGAN and DiffAE need --flags.image_size. What becomes a domain folder, "
         "a generator folder or a classifier folder is told from the tensors.",
     )
@@ -62,7 +65,10 @@ def _import_parser() -> ArgumentParser:
 def import_(args: list[str]) -> int:
     """`lightning import`; the exit code."""
     with usage():
-        options = _import_parser().parse_args(args)
+        words, passed_over = plain_words(args)
+        options = _import_parser().parse_args(words)
+        if passed_over:
+            print(f"Not needed here: {', '.join(f'--flags.{name}' for name in passed_over)}")
         to, flags = Path(options.to), ADMFlags(**options.flags.as_dict())
         if to.exists():
             raise ValueError(f"--to: {to} exists already; name a new folder")
@@ -152,13 +158,20 @@ def _read(source: str, flags: ADMFlags, covariance: Covariance | None) -> Domain
     print(_table(flags_of(network), told))
     config = network.config
     card = {"data_licence": "not stated", "flags": told}
-    denoiser = NetworkDenoiser(network, schedule)
+    if config.in_channels not in (1, 3):
+        raise ValueError(
+            f"{source} takes {config.in_channels} channels: images have 1 or 3 (networks for "
+            f"super-resolution take a second image)"
+        )
+    kind: PredictionType = "sample" if flags.predict_xstart else "epsilon"
+    denoiser = NetworkDenoiser(network, schedule, prediction_type=kind)
     return Domain(denoiser, config.sample_size, config.in_channels, card=card)
 
 
 def _table(flags: dict[str, str], told: dict[str, Any]) -> str:
     """The flags of the network that was read, and how each is known."""
     assumed = {"image_size", "num_heads", "num_head_channels", "num_heads_upsample", "dropout"}
+    assumed.add("rescale_timesteps")  # Of no effect with 1000 of them.
     rows = []
     for name, value in {**flags, **{n: str(v) for n, v in told.items()}}.items():
         known = "assumed" if name in assumed else "read from the tensors"
@@ -203,6 +216,12 @@ def export(args: list[str]) -> int:
         assert isinstance(denoiser, NetworkDenoiser)
         network = denoiser.network
         assert isinstance(network, ADMUNet)
+        scale = network.config.timestep_scale
+        if scale != 1 and scale * denoiser.schedule.timesteps != 1000:
+            raise ValueError(
+                f"{options.domain}: its network counts time in {scale:g} of a timestep, which "
+                f"guided-diffusion does only with {1000 / scale:g} timesteps in all"
+            )
     save_adm(network, to)
     flags = " ".join(f"--{name} {value}" for name, value in flags_of(network).items())
     schedule = denoiser.schedule

@@ -64,6 +64,8 @@ class ADMUNet(ModelMixin, ConfigMixin):
         sample_size: height and width of the images in pixels.
         in_channels: channels of the images.
         **settings: those of `ADMSettings`.
+        timestep_scale: what timesteps are multiplied by; 1000 / T in the networks of
+            improved-diffusion, which are trained as if there were 1000 whatever T is.
     """
 
     @register_to_config
@@ -82,6 +84,7 @@ class ADMUNet(ModelMixin, ConfigMixin):
         resblock_updown: bool = True,
         dropout: float = 0.0,
         learn_sigma: bool = True,
+        timestep_scale: float = 1.0,
     ) -> None:
         super().__init__()
         parts = Parts(self.config)
@@ -106,6 +109,13 @@ class ADMUNet(ModelMixin, ConfigMixin):
         self.out = nn.Sequential(norm(c), nn.SiLU(), nn.Conv2d(c, out_channels, 3, padding=1))
         start_at_zero(self, [self.out[-1]])
 
+    def embed(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """The embedding of training timesteps (B,), of this dtype: (B, 4 num_channels)."""
+        scale = self.config.timestep_scale
+        scaled = t if scale == 1 else t * scale
+        emb: Tensor = self.time_embed(timestep_embedding(scaled, self.config.num_channels, dtype))
+        return emb
+
     def forward(self, sample: Tensor, timestep: Tensor | float) -> UNet2DOutput:
         """The prediction, in `.sample`: (B, C, H, W), or (B, 2 C, H, W) with a learned variance.
 
@@ -114,7 +124,7 @@ class ADMUNet(ModelMixin, ConfigMixin):
             timestep: training timesteps, (B,) or one for all.
         """
         t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        emb = self.time_embed(timestep_embedding(t, self.config.num_channels, sample.dtype))
+        emb = self.embed(t, sample.dtype)
         h, skips = sample, []
         for block in self.input_blocks:
             h = block(h, emb)

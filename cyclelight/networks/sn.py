@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cyclelight.errors import BadValue, one_of
 from cyclelight.networks.adm import ADMUNet
-from cyclelight.networks.adm_parts import ResBlock, timestep_embedding
+from cyclelight.networks.adm_parts import ResBlock
 
 Covariance = Literal["sn", "npr"]
 """What the head predicts: the mean of eps^2 (SN-DDPM, the squared noise), or that of
@@ -161,6 +161,6 @@ def _block(body: Any, norm: nn.GroupNorm) -> nn.Module:
 
 def _embedding(body: Any, t: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(body, ADMUNet):
-        return body.time_embed(timestep_embedding(t, body.config.num_channels, dtype))
+        return body.embed(t, dtype)
     embedding: Tensor = body.time_embedding(body.time_proj(t).to(dtype))
     return embedding

@@ -6,7 +6,7 @@ the image size, the heads of the attention, and the order of queries, keys and v
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.domains.adapters.adm_flags import ADMFlags, of_levels
 from cyclelight.domains.model_files import read_tensors
-from cyclelight.errors import BadValue, at_least, first_line
+from cyclelight.errors import first_line
 from cyclelight.networks.adm import ADMSettings, ADMUNet
 from cyclelight.networks.adm_parts import AttentionBlock
 
@@ -28,53 +28,10 @@ SIZES = {
     (1, 1, 2, 2, 4, 4): 256,
     (1, 1, 2, 3, 4): 128,
     (1, 2, 3, 4): 64,
+    (1, 2, 2, 2): 32,
 }
-"""The image sizes for which guided-diffusion has these channel_mult by default."""
-
-
-@dataclass(frozen=True)
-class ADMFlags:
-    """What the tensors of a checkpoint do not tell, in guided-diffusion's own names.
-
-    Args:
-        image_size: height and width in pixels; by default the size that guided-diffusion has this
-            channel_mult for.
-        num_heads: heads of each attention.
-        num_head_channels: channels of a head; where given, num_heads is not used. Without both, 64,
-            but only for the network of AFHQ 256.
-        num_heads_upsample: heads on the way up; by default as on the way down.
-        use_new_attention_order: whether q, k and v come before the heads. The AFHQ models have the
-            other, legacy order.
-        noise_schedule: linear or cosine.
-        diffusion_steps: training timesteps.
-        class_label: of a network with classes, the one that becomes the domain.
-    """
-
-    image_size: int | None = None
-    num_heads: int | None = None
-    num_head_channels: int | None = None
-    num_heads_upsample: int | None = None
-    use_new_attention_order: bool = False
-    noise_schedule: str = "linear"
-    diffusion_steps: int = 1000
-    class_label: int | None = None
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """The schedule of that name; the linear one keeps its total noise at any length.
-
-        Raises:
-            ValueError: there is no such schedule.
-        """
-        at_least(1, diffusion_steps=self.diffusion_steps)
-        scale = 1000 / self.diffusion_steps
-        if self.noise_schedule == "linear":
-            return NoiseSchedule.linear(1e-4 * scale, 0.02 * scale, self.diffusion_steps)
-        if self.noise_schedule == "cosine":
-            return NoiseSchedule.cosine(self.diffusion_steps)
-        raise BadValue(
-            "noise_schedule", f"noise_schedule must be linear or cosine, got {self.noise_schedule}"
-        )
+"""The image sizes for which guided-diffusion has these channel_mult by default; the last one is
+improved-diffusion's."""
 
 
 def read_state(path: str | Path) -> State:
@@ -157,6 +114,7 @@ def flags_of(network: ADMUNet) -> dict[str, str]:
     for name in ("attention_resolutions", "channel_mult"):
         flags[name] = ",".join(f"{value:g}" for value in network.config[name])
     del flags["in_channels"]
+    flags["rescale_timesteps"] = str(float(flags.pop("timestep_scale")) != 1)
     if network.config.num_head_channels != -1:
         del flags["num_heads"], flags["num_heads_upsample"]  # not used then
     return {**flags, "class_cond": "False", "use_new_attention_order": "False"}
@@ -196,7 +154,16 @@ def settings_of(state: State, flags: ADMFlags) -> dict[str, Any]:
                 "--flags.num_head_channels (64 in most published models) or --flags.num_heads"
             )
         settings["num_head_channels"] = 64
-    return settings
+    levels = len(mult)
+    read = {
+        **{name: settings[name] for name in ("num_channels", "num_res_blocks", "channel_mult")},
+        **{name: settings[name] for name in ("attention_resolutions", "use_scale_shift_norm")},
+        "resblock_updown": settings["resblock_updown"] if levels > 1 else None,
+        "learn_sigma": settings["learn_sigma"],
+        "class_cond": "label_emb.weight" in state,
+    }
+    of_levels(flags, size, levels).check(read)
+    return {**settings, "dropout": flags.dropout or 0.0, "timestep_scale": flags.timestep_scale}
 
 
 def read_shape(state: State) -> tuple[dict[str, Any], list[int]]:

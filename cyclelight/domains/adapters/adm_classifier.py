@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from cyclelight.domains.adapters.adm import SIZES, ADMFlags, State, compare, read_state
+from cyclelight.domains.adapters.adm import SIZES, State, compare, read_state
 from cyclelight.domains.adapters.adm import reordered as in_legacy_order
+from cyclelight.domains.adapters.adm_flags import OF_CLASSIFIERS, ADMFlags, of_levels
 from cyclelight.domains.classifier import DomainClassifier
 from cyclelight.networks.classifier import ClassifierUNet
 
@@ -94,7 +95,9 @@ def settings_of(state: State, flags: ADMFlags) -> dict[str, Any]:
         raise ValueError("the image size cannot be told from the tensors: give --flags.image_size")
     mult, blocks, factors, updown, size = sized[0]
     channels = flags.num_head_channels or (-1 if flags.num_heads else HEAD_CHANNELS)
-    return {
+    if flags.timestep_scale != 1:
+        raise ValueError("classifiers of rescaled timesteps are not known")
+    settings = {
         "sample_size": size,
         "in_channels": in_channels,
         "num_classes": len(last),
@@ -109,6 +112,11 @@ def settings_of(state: State, flags: ADMFlags) -> dict[str, Any]:
         "dropout": 0.0,
         "pool": "adaptive" if table is None else "attention",
     }
+    read = {name: settings[name] for name in OF_CLASSIFIERS}
+    if len(mult) == 1:
+        read["resblock_updown"] = None
+    of_levels(flags, size, len(mult), classifier=True).check(read, classifier=True)
+    return settings
 
 
 Shape = tuple[tuple[float, ...], int, list[int], bool]

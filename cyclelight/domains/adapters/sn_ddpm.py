@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cyclelight.domains.adapters.adm import ADMFlags, State, compare, read_state, settings_of
+from cyclelight.domains.adapters.adm import State, compare, read_state, settings_of
+from cyclelight.domains.adapters.adm_flags import ADMFlags
 from cyclelight.networks.adm import ADMUNet
 from cyclelight.networks.sn import Covariance, CovarianceNetwork, HeadKind
 
@@ -99,6 +100,8 @@ def _improved(state: State, flags: ADMFlags) -> tuple[dict[str, Any], State, Hea
 
 def _plain(state: State, flags: ADMFlags) -> tuple[dict[str, Any], State, HeadKind]:
     """(settings of the body, the tensors by our names, the kind of head) of pytorch_diffusion."""
+    if flags.timestep_scale != 1:
+        raise ValueError("networks of pytorch_diffusion are fed t itself, whatever T is")
     if any(name.startswith("before_out.") for name in state):
         raise ValueError("complex heads are read of improved-diffusion's networks alone")
     if flags.image_size is None:
