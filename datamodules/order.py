@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 
 Batch = dict[str, Any]
-"""image: (B, R, R, 3), uint8; lists of B: key, path and further fields, see `Item`."""
+"""image: (B, R, R, 3), uint8; mask: (B, R, R), bool, if there are masks; lists of B: key, path and
+further fields, see `Item`."""
 
 
 class Epochs(DistributedSampler[T]):
@@ -133,6 +134,8 @@ class Batches(Dataset[Batch]):
         batch: Batch = {name: [item[name] for item in items] for name in items[0]}
         if "image" not in batch:
             return {**batch, "digest": [""] * len(items)}
+        if "mask" in batch:
+            batch["mask"] = torch.stack(batch["mask"])
         digests = [digest(image) for image in batch["image"]]
         return {**batch, "image": torch.stack(batch["image"]), "digest": digests}
 

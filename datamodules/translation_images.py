@@ -5,6 +5,7 @@ from pathlib import Path
 from cyclelight.diffusion.pixels import FitMode
 from cyclelight.errors import BadValue, MissingFile
 from datamodules.listing import Files, find_images, list_images
+from datamodules.masks import MaskedImages, masks_of
 from datamodules.predict_data import PredictData
 from datamodules.reading import OnError, check_loading
 from datamodules.square_images import SquareImages
@@ -29,9 +30,11 @@ class TranslationImages(PredictData):
         num_workers: processes that decode images; 0 does it between batches, which take far longer.
         fit_mode: `crop` to the largest centred square, or `letterbox` on white.
         on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
+        masks: folder of masks, each with the path of its image and any suffix: only where a mask is
+            light may the image change. Batches then have `mask`, (B, R, R), bool.
 
     Raises:
-        FileNotFoundError: `source` or `reference` does not exist.
+        FileNotFoundError: `source`, `reference` or `masks` does not exist, or lacks a mask.
         ValueError: an argument is out of range, or there are no images.
     """
 
@@ -43,6 +46,7 @@ class TranslationImages(PredictData):
         num_workers: int = 0,
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
+        masks: str | None = None,
     ) -> None:
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
@@ -52,7 +56,8 @@ class TranslationImages(PredictData):
         self.reference_files = list_images(reference) if reference is not None else []
         if reference is not None and not self.reference_files:
             raise BadValue("reference", f"reference: no images in {reference}")
-        self.source, self.reference = source, reference
+        self.source, self.reference, self.masks = source, reference, masks
+        self.mask_files = {} if masks is None else masks_of(self.keys, masks)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
@@ -82,7 +87,12 @@ class TranslationImages(PredictData):
         """
         if isinstance(self.items, SquareImages) and self.items.resolution == resolution:
             return
-        self.items = self._squares(self.files, resolution)
+        if self.masks is None:
+            self.items = self._squares(self.files, resolution)
+        else:
+            self.items = MaskedImages(
+                self.files, resolution, self.fit_mode, self.on_error, self.mask_files
+            )
         if not len(self.items):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
         if self.reference_files:

@@ -31,7 +31,8 @@ ORDER = """
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report page sharding timing
     datamodules: listing colours
-    datamodules: items reading square_images loading order tars streaming fetching
+    datamodules: items reading square_images masks
+    datamodules: loading order tars streaming fetching
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
     datamodules: translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples

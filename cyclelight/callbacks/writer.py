@@ -14,6 +14,9 @@ from cyclelight.runs.plan import Plan, Planner
 from cyclelight.runs.task import task_of
 from datamodules.predict_data import PredictData, predict_data
 
+PIXELS = ("image", "mask")
+"""What a batch has and a manifest has not."""
+
 
 class ImageWriter(Planner):
     """Writes each image of a `Task` to the run folder, while the next batch is being made.
@@ -82,7 +85,7 @@ class ImageWriter(Planner):
         assert isinstance(outputs, Tensor) and len(outputs) == len(batch["key"])
         self._finish()
         seed = task_of(pl_module).seed
-        fields = {name: values for name, values in batch.items() if name != "image"}
+        fields = {name: values for name, values in batch.items() if name not in PIXELS}
         for index, image in enumerate(outputs.cpu()):
             entry = {name: values[index] for name, values in fields.items()}
             self._writing.append(self._threads.submit(self._write, image, entry, seed))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from cyclelight.chains.source import EncodedStep, scale
@@ -21,6 +22,7 @@ def lockstep(
     encoded_steps: Iterable[EncodedStep],
     *,
     last_residual: LastResidual = "keep",
+    mask: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The target chain beside a running source chain, each state (B, C, H, W); nothing is stored.
 
@@ -31,6 +33,13 @@ def lockstep(
     y_s = mu_target(y_t) + sigma_target eps_t (Wu and De la Torre 2023, Eq. 4); written so, the same
     network on both sides gives back the image bit for bit, since both brackets are then exactly
     zero.
+
+    Args:
+        target: the denoiser that decodes.
+        encoded_steps: the source chain.
+        last_residual: see `LastResidual`.
+        mask: (B, 1, H, W), bool: elsewhere each state is the source's own, so that the image stays
+            as it is, bit for bit.
     """
     y: Tensor | None = None
     for encoded in encoded_steps:
@@ -44,6 +53,8 @@ def lockstep(
             if isinstance(sigma, Tensor) or isinstance(encoded.sigma, Tensor):
                 stretch = scale(sigma) / scale(encoded.sigma) - 1
                 y = y + stretch * (encoded.x_s - encoded.mean)
+        if mask is not None:
+            y = torch.where(mask, y, encoded.x_s)
         yield y
 
 

@@ -15,6 +15,8 @@ from datamodules.predict_data import PredictData
 
 INDIFFERENT = ("data.batch_size", "data.num_workers", "data.on_error", "data.reference")
 """Settings that may change between two runs of `predict` into one folder."""
+PATHS = ("source", "masks")
+"""Of the data's settings, those that are kept by their full paths."""
 START_OVER = "take another --output, or start over with --overwrite"
 
 
@@ -33,11 +35,12 @@ class SaveRun(SaveConfig):
             self.save_config(trainer, pl_module, "predict")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The source by its full path, since the next run may be started elsewhere."""
+        """The sources by their full paths, since the next run may be started elsewhere."""
         self.config = self.config.clone()
         settings = self.config.data.get("init_args", {})
-        if settings.get("source"):
-            settings["source"] = os.path.realpath(settings["source"])
+        for name in PATHS:
+            if settings.get(name):
+                settings[name] = os.path.realpath(settings[name])
         super().save_config(trainer, pl_module, stage)
         write_json(Path(self.config.output) / MADE_BY, task_of(pl_module).made_by())
 
@@ -122,8 +125,9 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     found = {"trainer.precision": {"32": "32-true", "64": "64-true"}.get(precision, precision)}
     for group in ("model", "data"):
         found |= _options(group, config[group])
-    if found.get("data.source"):
-        found["data.source"] = os.path.realpath(found["data.source"])
+    for name in (f"data.{name}" for name in PATHS):
+        if found.get(name):
+            found[name] = os.path.realpath(found[name])
     return found
 
 

@@ -32,6 +32,8 @@ class Method(ABC):
     out."""
     gradients: ClassVar[bool] = False
     """Whether it takes gradients: then autograd records what `stream` does."""
+    masks: ClassVar[bool] = False
+    """Whether `stream` takes a `mask` too: (B, 1, H, W), bool, outside of which x_0 stays."""
 
     def __post_init__(self) -> None:
         """Numbers that were given become plain ones, whatever library they are from.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -48,6 +49,8 @@ class CycleDiffusion(GridMethod):
     last_residual: LastResidual = "keep"
     parallel: int = 0
 
+    masks: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_eta("cleanup_eta", self.cleanup_eta)
@@ -78,14 +81,16 @@ class CycleDiffusion(GridMethod):
         cleanup = self._cleanup_grid(schedule)
         return super().length(schedule) + (len(cleanup) if cleanup else 0)
 
-    def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def stream(
+        self, domains: Domains, x_0: Tensor, noise: Noise, mask: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """The states of the target chain, then those of the cleanup."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid, y = self.grid(source.schedule), x_0
         chain = source_chain(
             source, x_0, grid=grid, eta=self.eta, noise=noise, parallel=self.parallel
         )
-        for y in lockstep(target, chain, last_residual=self.last_residual):
+        for y in lockstep(target, chain, last_residual=self.last_residual, mask=mask):
             yield y
         cleanup_grid = self._cleanup_grid(target.schedule)
         if cleanup_grid is not None:
@@ -96,6 +101,7 @@ class CycleDiffusion(GridMethod):
                 eta=self.cleanup_eta,
                 noise=noise,
                 purpose="cleanup",
+                mask=mask,
             )
 
     def _cleanup_grid(self, schedule: NoiseSchedule) -> TimeGrid | None:

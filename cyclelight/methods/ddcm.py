@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class DDCM(Method):
     strength: float = 0.85
     parallel: int = 0
 
+    masks: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_parallel(self.parallel)
@@ -46,7 +49,9 @@ class DDCM(Method):
     def length(self, schedule: NoiseSchedule) -> int:
         return len(self.grid(schedule))
 
-    def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def stream(
+        self, domains: Domains, x_0: Tensor, noise: Noise, mask: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """The states of the target chain."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid = self.grid(source.schedule)
@@ -59,4 +64,4 @@ class DDCM(Method):
             draw="independent",
             parallel=self.parallel,
         )
-        return lockstep(target, chain)
+        return lockstep(target, chain, mask=mask)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,11 +31,15 @@ class EditFriendly(GridMethod):
 
     parallel: int = 0
 
+    masks: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_parallel(self.parallel)
 
-    def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def stream(
+        self, domains: Domains, x_0: Tensor, noise: Noise, mask: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """The states of the target chain."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid = self.grid(source.schedule)
@@ -47,4 +52,4 @@ class EditFriendly(GridMethod):
             draw="independent",
             parallel=self.parallel,
         )
-        return lockstep(target, chain)
+        return lockstep(target, chain, mask=mask)

@@ -1,14 +1,17 @@
 """translate: images of one domain into another by any method, in one call."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cyclelight.chains.loop import last
 from cyclelight.diffusion.noise import Noise, noise_for
 from cyclelight.domains.domain import Domain
+from cyclelight.errors import BadValue
 from cyclelight.methods.base import Method
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 
@@ -22,6 +25,7 @@ def translate(
     seed: int = 0,
     keys: Sequence[str | int] | None = None,
     noise: Noise | None = None,
+    mask: Tensor | None = None,
     progress: bool = False,
     on_step: Callable[[Tensor], object] | None = None,
     **settings: Any,
@@ -40,6 +44,8 @@ def translate(
         keys: one key per image; None for its position in the batch. An image's result depends on
             its key and seed alone.
         noise: a source of noise in place of seed and keys.
+        mask: bool, (H, W) for all images or (B, H, W): where they may change. Elsewhere they stay
+            as they are, bit for bit. CycleDiffusion, SDEdit, EditFriendly and DDCM take one.
         progress: show a progress bar.
         on_step: called with the state after each step, (B, *domain.shape). Who wants to stop on the
             way iterates over `method.stream`.
@@ -59,9 +65,48 @@ def translate(
         raise ValueError(f"{', '.join(settings)} must be given to the method, {name}(...)")
     domains = method.choose({"source": source, "target": target})
     entry, exit_ = domains[method.needs[0]], domains[method.needs[-1]]
+    check_mask(method, mask, images)
+    stream: Any = method.stream
+    if mask is not None:
+        mask = mask.to(images.device).expand(len(images), *images.shape[2:])[:, None]
+        stream = partial(stream, mask=state_mask(mask, entry.shape[-1]))
     with torch.set_grad_enabled(method.gradients):
         x_0 = entry.to_states(images)
-        states = method.stream(domains, x_0, noise_for(len(images), noise, seed, keys))
+        states = stream(domains, x_0, noise_for(len(images), noise, seed, keys))
         length = method.length(entry.schedule)
         y = last(states, length, "translate", progress=progress, on_state=on_step)
-        return exit_.to_images(y)
+        made = exit_.to_images(y)
+        # What an autoencoder has changed outside is put back.
+        return made if mask is None else torch.where(mask, made, images)
+
+
+def check_mask(method: Method, mask: Tensor | None, images: Tensor) -> None:
+    """Raises ValueError unless the method takes a mask, and this one fits the images."""
+    if mask is None:
+        return
+    check_masks(method)
+    shapes = (images.shape[2:], (len(images), *images.shape[2:]))
+    if mask.dtype != torch.bool or mask.shape not in shapes:
+        raise BadValue(
+            "mask",
+            f"mask must be bool, {tuple(shapes[0])} or {tuple(shapes[1])} for these images, got "
+            f"{mask.dtype}, {tuple(mask.shape)}",
+        )
+
+
+def check_masks(method: Method, argument: str = "mask") -> None:
+    """Raises ValueError, naming the argument, unless the method takes masks."""
+    if not method.masks:
+        raise BadValue(
+            argument,
+            f"{argument}: {type(method).__name__} takes no masks; CycleDiffusion, SDEdit, "
+            f"EditFriendly and DDCM do",
+        )
+
+
+def state_mask(mask: Tensor, side: int) -> Tensor:
+    """Where states (B, C, side, side) may change: those of any pixel of a mask (B, 1, R, R)."""
+    factor = mask.shape[-1] // side
+    if factor == 1:
+        return mask
+    return F.max_pool2d(mask.float(), factor) > 0

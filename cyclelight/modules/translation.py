@@ -10,7 +10,7 @@ from cyclelight.diffusion.pixels import to_float
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
 from cyclelight.methods.base import Domains, Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
-from cyclelight.methods.translate import translate
+from cyclelight.methods.translate import check_masks, translate
 from cyclelight.runs.task import Task
 
 
@@ -71,7 +71,13 @@ class TranslationModule(Task):
         return self.method.gradients
 
     def setup(self, stage: str) -> None:
-        """Load all networks, to be run in the trainer's precision."""
+        """Load all networks, to be run in the trainer's precision.
+
+        Raises:
+            ValueError: there are masks, and the method takes none.
+        """
+        if getattr(getattr(self.trainer, "datamodule", None), "masks", None) is not None:
+            check_masks(self.method, "data.masks")
         self.domains = self._load("cpu")
         for domain in self.domains.values():
             self.engine.speed_up(domain, str(self.trainer.precision))
@@ -91,6 +97,7 @@ class TranslationModule(Task):
             method=self.method,
             seed=self.seed,
             keys=batch["key"],
+            mask=batch.get("mask"),
             on_step=lambda _: self.on_step(),
         )
 

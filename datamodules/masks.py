@@ -1,0 +1,94 @@
+"""Masks of images: where each may change."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from cyclelight.diffusion.pixels import FitMode, digest, fit_square
+from cyclelight.errors import BadValue, MissingFile
+from datamodules.items import Item
+from datamodules.listing import Files, list_images
+from datamodules.reading import OnError, read_image
+from datamodules.square_images import SquareImages
+
+
+def masks_of(keys: Sequence[str], folder: str) -> dict[str, Path]:
+    """The file of each image's mask: that of its path, with any suffix, below `folder`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no mask for an image.
+        ValueError: there are two masks for an image.
+    """
+    if not Path(folder).is_dir():
+        raise MissingFile("masks", f"masks: no such folder {folder}")
+    found: dict[str, Path] = {}
+    for key, path in list_images(folder):
+        name = _bare(key)
+        if name in found:
+            raise BadValue("masks", f"masks: {found[name]} and {path} are of the same image")
+        found[name] = path
+    lacking = [key for key in keys if _bare(key) not in found]
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise MissingFile("masks", f"masks: {folder} has none for {lacking[0]}{more}")
+    return {key: found[_bare(key)] for key in keys}
+
+
+def _bare(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix(""))
+
+
+def read_mask(path: Path, resolution: int, mode: FitMode) -> Tensor:
+    """A mask fitted as its image is: (resolution, resolution), bool, true where it is light.
+
+    What a letterbox adds is outside of it.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        # Inverted meanwhile, since the border of a letterbox is white.
+        dark = fit_square(ImageOps.invert(read_image(path)), resolution, mode)
+    except ValueError as error:
+        raise BadValue("masks", f"masks: {error}") from error
+    return torch.from_numpy(np.array(dark)).float().mean(-1) < 128
+
+
+class MaskedImages(SquareImages):
+    """`SquareImages` with `mask`, (R, R), bool, and `mask_digest`, by which to see another one.
+
+    Args:
+        files: as of `SquareImages`.
+        resolution: side R in pixels.
+        fit_mode: of images and masks.
+        on_error: as of `SquareImages`; of a mask that cannot be read, always an error.
+        masks: the file of each image's mask, by key.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        resolution: int,
+        fit_mode: FitMode,
+        on_error: OnError,
+        masks: dict[str, Path],
+    ) -> None:
+        self.masks = masks
+        fields: dict[str, dict[str, Any]] = {}
+        for key, path in masks.items():
+            mask = read_mask(path, resolution, fit_mode)
+            fields[key] = {"mask_digest": digest(mask.to(torch.uint8))}
+        super().__init__(files, resolution, fit_mode, on_error, keep=False, fields=fields)
+
+    def __getitem__(self, index: int) -> Item:
+        item = super().__getitem__(index)
+        path = self.masks[item["key"]]
+        return {**item, "mask": read_mask(path, self.resolution, self.fit_mode)}
