@@ -5,7 +5,9 @@ Whatever refuses an argument stands on this.
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from numbers import Integral, Real
+from typing import Any, get_type_hints
 
 
 class Refusal(Exception):
@@ -67,6 +69,20 @@ def whole(argument: str, value: object) -> int:
     if isinstance(number, Integral) and not isinstance(number, bool):
         return int(number)
     raise BadValue(argument, f"{argument} must be an integer, got {_shown(value)}")
+
+
+def plain_numbers(settings: Any) -> None:
+    """Make the int and float fields of a dataclass plain numbers, in place, frozen or not.
+
+    Raises:
+        ValueError: one was given as something else.
+    """
+    kinds = get_type_hints(type(settings))
+    for field in fields(settings):
+        make = {int: whole, float: real}.get(kinds[field.name])
+        if make is not None:
+            value = make(field.name, getattr(settings, field.name))
+            object.__setattr__(settings, field.name, value)
 
 
 def _plain(value: object) -> object:

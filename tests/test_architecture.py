@@ -98,6 +98,9 @@ def test_file(path: Path) -> None:
         if isinstance(node, ast.Name) and node.id == "print":
             commands = here.startswith(("cyclelight.commands", "cyclelight.cli"))
             assert commands, "results are returned or logged, not printed"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert said.get("weights_only") == "True", "the environment may undo torch's default"
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
             limited = [keyword.arg for keyword in node.keywords] == ["formats"]
             assert limited, "Pillow runs Ghostscript for what calls itself EPS: name the formats"

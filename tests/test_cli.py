@@ -247,7 +247,7 @@ def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: P
     out = tmp_path / "out"
     left = {".lock", "config.yaml", "checkpoints", "logs", "loss.csv", "loss.png"}
     assert {p.name for p in out.iterdir()} == left
-    assert torch.load(out / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert written["data"]["init_args"] == {"batch_size": 1}
 
@@ -262,7 +262,7 @@ def test_fit_keeps_all_in_the_output_and_resumes(fit: Run, run: Run, tmp_path: P
 
     again = ("fit", "--config", out / "config.yaml", "--ckpt_path", "last")
     assert run(*again, "--trainer.max_epochs", 3)[0] == 0
-    assert torch.load(out / "checkpoints" / "last.ckpt")["global_step"] == 12
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 12
     assert {p.name for p in (out / "checkpoints").iterdir() if "last" in p.name} == {"last.ckpt"}
     assert len(list((out / "logs").glob("events*"))) == 2
 

@@ -207,7 +207,10 @@ class Validations(Callback):
 
 def chosen(root: Path) -> dict[str, Any]:
     """The weights that the fit kept for their losses, and its domain."""
-    kept = {p.name: torch.load(p)["state_dict"] for p in root.glob("checkpoints/epoch*.ckpt")}
+    kept = {
+        p.name: torch.load(p, weights_only=True)["state_dict"]
+        for p in root.glob("checkpoints/epoch*.ckpt")
+    }
     return {**kept, "domain": load_file(root / WEIGHTS)}
 
 

@@ -17,6 +17,8 @@ import cyclelight
 from cyclelight import DDCM, CycleDiffusion, EditFriendly, LatentCode, NoiseSchedule, SDEdit
 from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.errors import BadValue, real, whole
+from cyclelight.guidance.langevin import Adam, CrankNicolson, Langevin
+from cyclelight.guidance.tfg import TFG
 
 SOURCE, TARGET = domain(Gaussian(-0.3, 0.2), 8, "source"), domain(Gaussian(0.4, 0.35), 8, "target")
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
@@ -140,6 +142,22 @@ def test_no_number_is_refused(value: Any) -> None:
         "given_betas": lambda: NoiseSchedule("given", timesteps=1, given_betas=(value,)),
     }.items():
         with pytest.raises(BadValue, match=f"^{argument} must be a number, got "):
+            make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samplers_of_guidance(kind: str) -> None:
+    as_ = KINDS[kind]
+    assert asdict(Langevin(as_(3), as_(0.5), as_(0.25))) == {
+        **{"steps": 3, "step_size": 0.5, "prior": 0.25}
+    }
+    for make in (
+        lambda: Langevin(steps=2.5),  # type: ignore[arg-type]
+        lambda: CrankNicolson(step_size=float("nan")),
+        lambda: Adam(learning_rate=True),
+        lambda: TFG(rho="1"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(BadValue, match=r"must be (an integer|a number)"):
             make()
 
 

@@ -169,7 +169,9 @@ def fitted(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_tasks_fit(fitted: Path) -> None:
     assert (fitted / "domain" / "domain.json").is_file()
-    assert torch.load(fitted / "checkpoints" / "last.ckpt")["global_step"] == STEPS
+    assert (
+        torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == STEPS
+    )
 
 
 def test_a_signalled_fit_is_requeued_and_resumes(
@@ -180,7 +182,7 @@ def test_a_signalled_fit_is_requeued_and_resumes(
     slurm.run("scancel", "--signal=USR1", job)
     wait(lambda: slurm.state(job) == "PENDING", 60, "requeueing")
     stopped = re.search(r"stopped after step (\d+), saved in .*; job \d+ is queued", slurm.log(job))
-    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < saved < STEPS and (stopped is None or int(stopped[1]) == saved)
     # SLURM lets a requeued job wait for two minutes; in the second of the requeueing it would fail,
     # its credential of that second being revoked.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cyclelight.diffusion.noise import Noise
-from cyclelight.errors import BadValue, at_least
+from cyclelight.errors import BadValue, at_least, plain_numbers
 from cyclelight.guidance.generators import Generator
 from cyclelight.guidance.steering import Steering
 
@@ -142,6 +142,7 @@ class Langevin(Sampler):
     prior: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         at_least(1, steps=self.steps)
         at_least(0, prior=self.prior)
         _check_step(self.step_size, 4.0)
@@ -173,6 +174,7 @@ class CrankNicolson(Sampler):
     step_size: float = 0.05
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         at_least(1, steps=self.steps)
         _check_step(self.step_size, 4.0)
 
@@ -202,6 +204,7 @@ class Adam(Sampler):
     prior: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         at_least(1, steps=self.steps)
         at_least(0, prior=self.prior)
         if not self.learning_rate > 0:

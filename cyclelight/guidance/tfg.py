@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cyclelight.diffusion.denoiser import Denoiser, Prediction
 from cyclelight.diffusion.steps import x_0_from_eps
-from cyclelight.errors import BadValue, at_least
+from cyclelight.errors import BadValue, at_least, plain_numbers
 from cyclelight.guidance.generators import DomainGenerator, Generator
 from cyclelight.guidance.langevin import Kept
 from cyclelight.guidance.steering import Steering
@@ -43,6 +43,7 @@ class TFG(Steering):
     iterations: int = 4
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         at_least(0, rho=self.rho, mu=self.mu, iterations=self.iterations)
         if self.rho == 0 and (self.mu == 0 or self.iterations == 0):
             raise BadValue("rho", "rho must be above 0 where mu or iterations is 0")

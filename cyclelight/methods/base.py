@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, get_type_hints
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
 from cyclelight.domains.domain import Domain, check_pair
-from cyclelight.errors import BadValue, at_least, real, whole
+from cyclelight.errors import BadValue, at_least, plain_numbers
 
 Role = Literal["source", "target"]
 Domains = Mapping[Role, Domain]
@@ -41,12 +41,7 @@ class Method(ABC):
         Raises:
             ValueError: a setting that is a number was given as something else.
         """
-        kinds = get_type_hints(type(self))
-        for field in fields(self):  # type: ignore[arg-type]
-            make = {int: whole, float: real}.get(kinds[field.name])
-            if make is not None:
-                # Frozen, but for this.
-                object.__setattr__(self, field.name, make(field.name, getattr(self, field.name)))
+        plain_numbers(self)
 
     @abstractmethod
     def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
