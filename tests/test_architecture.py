@@ -24,8 +24,8 @@ ORDER = """
     chains: interpolate engine
     methods: * base ilvr ddib egsde
     methods: sdedit cyclediffusion edit_friendly ddcm translate
-    text: load
-    metrics: * columns feature_network features faithfulness realism protocol figures judge
+    text: load clip
+    metrics: * columns feature_network features edits faithfulness realism protocol figures judge
     metrics: gather success
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
@@ -36,7 +36,7 @@ ORDER = """
     datamodules: domain_data domain_images captioned_images shards afhq predict_data
     datamodules: translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
-    callbacks: writer progress scores gallery
+    callbacks: writer progress texts scores gallery
     callbacks: plot traces guidance_scores
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance editing

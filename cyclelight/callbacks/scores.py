@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cyclelight.callbacks.samples import domain_of
+from cyclelight.callbacks.texts import check_texts, load_clip, warn_of_texts
 from cyclelight.chains.engine import Engine
 from cyclelight.chains.sample import sample
 from cyclelight.chains.source import check_eta
@@ -53,9 +54,14 @@ class TaskScores(Callback):
             pytorch-fid, clean-fid, or your own as package.module:name.
         weights: file of the network's weights, if it lies in no usual place.
         classes: cat, dog or wild: whose share of the images is told.
+        clip: a CLIP, a folder of transformers or a name on the Hugging Face Hub, by which edits are
+            judged with their texts, S_CLIP and S_D-CLIP; papers': openai/clip-vit-base-patch32.
+        least_match: a warning names images whose source text fits them less by that CLIP, as
+            such edits go wrong. 0.2 is for OpenAI's CLIPs; for `checkpoints/emoji_clip`, 0.6.
 
     Raises:
-        ValueError: no such protocol or classes.
+        FileNotFoundError: there is no such CLIP.
+        ValueError: no such protocol, classes or CLIP.
     """
 
     def __init__(
@@ -64,11 +70,15 @@ class TaskScores(Callback):
         network: str | None = None,
         weights: str | None = None,
         classes: str | None = None,
+        clip: str | None = None,
+        least_match: float = 0.2,
     ) -> None:
         self.protocol = protocol_of(protocol, network)
         if classes is not None:
             classes_of(classes)
         self.weights, self.classes, self.asked = weights, classes, classes is not None
+        self.clip = None if clip is None else load_clip(clip)
+        self.least_match = least_match
         self.report: Report | None = None
         """Of the last run; on the first process only."""
         self._seen = Columns()
@@ -85,7 +95,10 @@ class TaskScores(Callback):
             self.weights,
             resolution=resolution,
             sources=data.sources is not None,
+            clip=self.clip,
         )
+        if self.clip is not None:
+            check_texts(self.clip, data.loaded)
         agree(self.judge)
         self._seen = Columns()
 
@@ -110,7 +123,14 @@ class TaskScores(Callback):
         groups = share(plan.batches(done=True), trainer, "earlier images")
         of_sources = sources.pixels if sources is not None else None
         device = trainer.strategy.root_device
-        self._seen = self.judge.look(groups, keys, made, of_sources, device)
+        fields = predict_data(trainer).loaded.fields
+
+        def texts(index: int) -> tuple[str, str]:
+            own = fields[keys[index]]
+            return own["source_text"], own["target_text"]
+
+        told = texts if self.clip is not None else None
+        self._seen = self.judge.look(groups, keys, made, of_sources, device, told)
 
     def on_predict_batch_end(
         self,
@@ -123,7 +143,10 @@ class TaskScores(Callback):
     ) -> None:
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
         if batch["key"]:
-            self._seen.add(batch["key"], self.judge(outputs, batch.get("image")))
+            texts = None
+            if self.clip is not None:
+                texts = batch["source_text"], batch["target_text"]
+            self._seen.add(batch["key"], self.judge(outputs, batch.get("image"), texts))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
@@ -136,6 +159,7 @@ class TaskScores(Callback):
                 everything, real, self.judge, self.protocol, self.classes, asked=self.asked
             )
             self.report.write(Path(trainer.default_root_dir))
+            warn_of_texts(self.report.images, self.least_match)
 
     def per_image(self) -> Mapping[str, Mapping[str, float]]:
         """The figures of each image by its key: of all at the end, until then of this process."""

@@ -3,18 +3,21 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from cyclelight.errors import one_of
 from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.edits import Seen, clip_score, directional_clip_score, source_match
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.protocol import MetricProtocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES, Estimate, class_rate, fid, kid
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(images, sources), uint8 (B, H, W, 3) each => a value of each image, (B,)."""
+TextMeasure = Callable[[Seen], Tensor]
+"""What a CLIP makes of images and texts => a value of each image, (B,)."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,19 @@ class ImageFigure:
         higher_is_better: the direction.
         least_side: images below this side in pixels have no such figure.
         better: what an image is like whose value is better, in words.
+        texts: whether it is measured of texts, too: `make` gives a `TextMeasure`.
+        of_sources: whether it is measured of the untranslated sources, too; with `texts` alone.
     """
 
     name: str
-    make: Callable[[], Measure]
+    make: Callable[[], Any]
     protocol: str = "8-bit pixels"
     unit: str = ""
     higher_is_better: bool = True
     least_side: int = 1
     better: str = "closer to the source"
+    texts: bool = False
+    of_sources: bool = False
 
     @property
     def hint(self) -> str:
@@ -49,7 +56,7 @@ class ImageFigure:
         column = sets.images.column(self.name)
         if column is None:
             return None
-        values = column.tolist()
+        values, before = column.tolist(), sets.images.column(f"source {self.name}")
         mean = math.fsum(values) / len(values)
         spread = math.fsum((value - mean) ** 2 for value in values)
         error = math.sqrt(spread / (len(values) - 1) / len(values)) if len(values) > 1 else None
@@ -57,8 +64,9 @@ class ImageFigure:
             figure=self.name,
             value=mean,
             standard_error=error,
+            untranslated=None if before is None else math.fsum(before.tolist()) / len(before),
             n=len(values),
-            protocol=f"mean over images; {self.protocol}",
+            protocol=f"mean over images; {f'CLIP {sets.clip}' if self.texts else self.protocol}",
             unit=self.unit,
             higher_is_better=self.higher_is_better,
         )
@@ -87,12 +95,14 @@ class Sets:
         reference: `row` and `label` of each real image of the target; may be empty.
         protocol: how sets are compared.
         classes: the domain of `IMAGENET_CLASSES` whose share is told, if any.
+        clip: the name of the CLIP that has seen the images, if one has.
     """
 
     images: Columns
     reference: Columns
     protocol: MetricProtocol
     classes: str | None = None
+    clip: str = ""
 
     def compare(
         self, distance: Callable[[Tensor, Tensor], float], of: Literal["row", "source row"]
@@ -226,6 +236,25 @@ FIGURES: dict[str, ImageFigure | SetFigure] = {
         SetFigure("class rate", _class_rate),
         SetFigure("KID", _kid),
         SetFigure("FID", _fid),
+        ImageFigure(
+            "S_CLIP",
+            lambda: clip_score,
+            better="closer to the target text",
+            texts=True,
+            of_sources=True,
+        ),
+        ImageFigure(
+            "S_D-CLIP",
+            lambda: directional_clip_score,
+            better="changed more as the texts are",
+            texts=True,
+        ),
+        ImageFigure(
+            "source match",
+            lambda: source_match,
+            better="better described by the source text",
+            texts=True,
+        ),
         ImageFigure(
             "SSIM",
             lambda: ssim,

@@ -4,16 +4,35 @@ Images are judged one by one, wherever they are; only what `Columns` holds is ke
 the figures depend neither on batches nor on processes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from cyclelight.metrics.columns import Columns
+from cyclelight.metrics.edits import Seen
 from cyclelight.metrics.feature_network import FeatureNetwork
 from cyclelight.metrics.features import feature_network
-from cyclelight.metrics.figures import FIGURES, Measure, Score, Sets, classes_of, image_figures
+from cyclelight.metrics.figures import (
+    FIGURES,
+    Measure,
+    Score,
+    Sets,
+    TextMeasure,
+    classes_of,
+    image_figures,
+)
 from cyclelight.metrics.protocol import MetricProtocol
+
+if TYPE_CHECKING:
+    from cyclelight.text.clip import Clip
+
+Texts = tuple[Sequence[str], Sequence[str]]
+"""Of B images: what their sources show, and what they are to show."""
 
 
 class Judge(nn.Module):
@@ -24,6 +43,7 @@ class Judge(nn.Module):
         weights: the network's weights, see `feature_network`.
         resolution: side of the images: some figures have a least one.
         sources: whether images have sources to be faithful to.
+        clip: judges edits by their texts; None for no such figures.
 
     Raises:
         FileNotFoundError, ValueError: the network cannot be had, see `feature_network`.
@@ -36,6 +56,7 @@ class Judge(nn.Module):
         *,
         resolution: int,
         sources: bool = True,
+        clip: Clip | None = None,
     ) -> None:
         super().__init__()
         self.network: FeatureNetwork | None = None
@@ -43,9 +64,16 @@ class Judge(nn.Module):
             self.network = feature_network(protocol.network, weights)
         self.measures: dict[str, Measure] = {}
         """What is measured of images and their sources, by the figure's name."""
+        self.text_measures: dict[str, TextMeasure] = {}
+        """What is measured of texts, too, by the figure's name."""
+        self.clip = clip
         self.notes: list[str] = []
         """Why a figure is missing."""
         for name, figure in image_figures().items() if sources else ():
+            if figure.texts:
+                if clip is not None:
+                    self.text_measures[name] = figure.make()
+                continue
             if resolution < figure.least_side:
                 told = f"no {name}: it needs images of {figure.least_side} pixels or more"
                 self.notes.append(told)
@@ -57,16 +85,21 @@ class Judge(nn.Module):
         # As sub-modules, they go where the judge goes.
         self.networks = nn.ModuleList(m for m in self.measures.values() if isinstance(m, nn.Module))
 
-    def forward(self, images: Tensor, sources: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, sources: Tensor | None = None, texts: Texts | None = None
+    ) -> dict[str, Tensor]:
         """uint8 (B, H, W, 3) each => what `Columns` keeps, one entry per image, on the CPU.
 
         With a network: `row` (B, D), `label` (B,) if it classifies, and both of the sources, as
-        `source row` and `source label`. Of sources, the figures of each image by name, (B,).
+        `source row` and `source label`. Of sources, the figures of each image by name, (B,); with a
+        CLIP and texts, those that it judges by, and of some the sources' as `source NAME`.
         """
         columns = self._see(images)
         if sources is not None:
             columns |= {f"source {name}": values for name, values in self._see(sources).items()}
             columns |= {name: measure(images, sources) for name, measure in self.measures.items()}
+            if self.clip is not None and texts is not None:
+                columns |= self._read(self.clip, images, sources, texts)
         return {name: values.cpu() for name, values in columns.items()}
 
     def _see(self, images: Tensor) -> dict[str, Tensor]:
@@ -77,6 +110,16 @@ class Judge(nn.Module):
         seen = {"row": rows if rows.element_size() >= 4 else rows.float()}
         return seen if logits is None else seen | {"label": logits.argmax(1)}
 
+    def _read(self, clip: Clip, images: Tensor, sources: Tensor, texts: Texts) -> dict[str, Tensor]:
+        source_text, text = (clip.read(some).to(images.device) for some in texts)
+        seen = Seen(clip.see(images), clip.see(sources), text, source_text)
+        columns = {name: measure(seen) for name, measure in self.text_measures.items()}
+        before = replace(seen, image=seen.source)
+        for name, measure in self.text_measures.items():
+            if image_figures()[name].of_sources:
+                columns[f"source {name}"] = measure(before)
+        return columns
+
     def look(
         self,
         batches: Iterable[Sequence[int]],
@@ -84,6 +127,7 @@ class Judge(nn.Module):
         images: Callable[[int], Tensor],
         sources: Callable[[int], Tensor] | None = None,
         device: str | torch.device = "cpu",
+        texts: Callable[[int], tuple[str, str]] | None = None,
     ) -> Columns:
         """Judge images by their indices.
 
@@ -94,18 +138,27 @@ class Judge(nn.Module):
             images: gives the image of an index, uint8 (H, W, 3).
             sources: gives its source.
             device: where the networks are.
+            texts: gives its source's text and its own.
         """
         columns = Columns()
         for batch in batches:
             pixels, others = torch.stack([images(index) for index in batch]).to(device), None
             if sources is not None:
                 others = torch.stack([sources(index) for index in batch]).to(device)
-            columns.add([keys[index] for index in batch], self(pixels, others))
+            told = None
+            if texts is not None:
+                pairs = [texts(index) for index in batch]
+                told = [source for source, _ in pairs], [target for _, target in pairs]
+            columns.add([keys[index] for index in batch], self(pixels, others, told))
         return columns
 
 
 def score(
-    images: Columns, reference: Columns, protocol: MetricProtocol, classes: str | None = None
+    images: Columns,
+    reference: Columns,
+    protocol: MetricProtocol,
+    classes: str | None = None,
+    clip: str = "",
 ) -> list[Score]:
     """The figures over all images, in the order of their keys, whatever order they came in.
 
@@ -114,10 +167,11 @@ def score(
         reference: of each real image of the target; may be empty: then no FID and KID.
         protocol: how FID and KID are taken.
         classes: the domain of `IMAGENET_CLASSES` whose share is told, if the network classifies.
+        clip: the name of the CLIP that has seen the images, if one has.
     """
     images.sort()
     reference.sort()
-    sets = Sets(images, reference, protocol, classes)
+    sets = Sets(images, reference, protocol, classes, clip)
     scores = (figure.over(sets) for figure in FIGURES.values())
     return [score for score in scores if score is not None]
 

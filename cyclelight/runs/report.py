@@ -65,7 +65,7 @@ class Report:
             asked: whether `classes` were asked for: then it is told if there is no rate.
         """
         return cls(
-            score(images, reference, protocol, classes),
+            score(images, reference, protocol, classes, judge.clip.name if judge.clip else ""),
             PerImage(images, classes),
             protocol.describe() if judge.network is not None else "",
             [*judge.notes, *_missing(images, reference, judge, classes if asked else None)],
