@@ -22,7 +22,10 @@ from cyclelight.diffusion.steps import Eta
 from cyclelight.methods.base import Method
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.methods.ddcm import DDCM
+from cyclelight.methods.ddib import DDIB
 from cyclelight.methods.edit_friendly import EditFriendly
+from cyclelight.methods.egsde import EGSDE
+from cyclelight.methods.ilvr import ILVR
 from cyclelight.methods.sdedit import SDEdit
 from cyclelight.modules.translation import TranslationModule
 
@@ -79,6 +82,18 @@ def test_sdedit_is_the_loop_of_diffusers(eta: float) -> None:
         state = scheduler.step(eps, t, state, eta=eta, variance_noise=drawn).prev_sample
     assert_close(y, state, **TIGHT)
     assert method.length(SCHEDULE) == len(timesteps) == 10
+
+
+def test_sdedit_decodes_fresh_noise() -> None:
+    """It is a code of the image's own x_T and of nobody's noises, decoded by the target."""
+    x, noise = images(), Spy()
+    y = cyclelight.translate(None, TARGET, x, method=SDEdit(20, 0.7, 0.5), noise=noise)
+    grid = TimeGrid.truncated(SCHEDULE, 20, 0.5)
+    a = SCHEDULE.alphas_cumprod[grid.start]
+    x_T = a.sqrt() * x + (1 - a).sqrt() * noise.drawn["sdedit start", grid.start]
+    noises = torch.stack([noise.drawn["sdedit", t] for t in grid.timesteps[:-1]])
+    code = cyclelight.LatentCode(x_T, noises, None, grid, 0.7, SCHEDULE)
+    assert_close(cyclelight.decode(TARGET, code), y, **TIGHT)
 
 
 def test_sdedit_is_the_recorded_refinement() -> None:
@@ -208,7 +223,9 @@ def test_lockstep_methods_give_the_image_back(method: Method) -> None:
     assert (cyclelight.translate(SOURCE, TARGET, x, method=method) - x).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("method", [*METHODS, SDEdit(10), CycleDiffusion(10)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [*METHODS, SDEdit(10), CycleDiffusion(10), ILVR(10, range_t=2)], ids=repr
+)
 def test_length_keys_and_callback(method: Method) -> None:
     x, states = images(3), list[Tensor]()
     y = cyclelight.translate(
@@ -229,6 +246,7 @@ def test_no_two_purposes_share_a_name() -> None:
         "cyclediffusion": CycleDiffusion(10, cleanup=0),
         "edit-friendly": EditFriendly(10),
         "sdedit": SDEdit(10),
+        "ilvr": ILVR(10, range_t=2),
     }.items():
         noise = Spy()
         cyclelight.translate(SOURCE, TARGET, x, method=method, noise=noise)
@@ -250,7 +268,7 @@ def test_no_two_purposes_share_a_name() -> None:
     assert len(list(chain)) == 2
     purposes["one noise"] = noise.purposes
     everything = [purpose for names in purposes.values() for purpose in names]
-    assert all(purposes.values()) and len(everything) == len(set(everything)) == 10
+    assert all(purposes.values()) and len(everything) == len(set(everything)) == 13
 
 
 def test_a_samples_code_is_not_the_noise_that_it_was_made_of() -> None:
@@ -341,7 +359,7 @@ def test_a_denoiser_takes_a_timestep_for_each_image() -> None:
 
 def test_every_setting_is_documented() -> None:
     """They are options of the command line, whose help is the docstring."""
-    for method in (CycleDiffusion, SDEdit, EditFriendly, DDCM):
+    for method in (CycleDiffusion, SDEdit, EditFriendly, DDCM, ILVR, DDIB, EGSDE):
         for field in fields(method):
             assert f"{field.name}: " in (method.__doc__ or ""), (method, field.name)
 
