@@ -6,7 +6,6 @@ from typing import Any
 from cyclelight.errors import BadValue
 from datamodules.edit_rows import find_table, keyed, read_edits
 from datamodules.listing import Files, find_images
-from datamodules.square_images import SquareImages
 from datamodules.translation_images import TranslationImages
 
 
@@ -18,7 +17,8 @@ class EditImages(TranslationImages):
     `decode_text`), or a CSV file with columns `image`, `source_text`, `target_text`; both may have
     `scale` and `source_scale`. PIE-Bench is taken as the folder that its makers give out.
 
-    The key of an edit is the name of its image; of an image's second edit `photo-2.png`.
+    The key of an edit is the name of its image; of an image's second edit `photo-2.png`. By these
+    names `masks` has a mask for each edit.
 
     Args:
         source: an image file, a folder, a pattern such as `photos/*.jpg`; or a table.
@@ -66,8 +66,7 @@ class EditImages(TranslationImages):
     def searched(self) -> Path | None:
         return None if find_table(self.source) else super().searched
 
-    def _squares(self, files: Files, resolution: int) -> SquareImages:
-        images = super()._squares(files, resolution)
-        if files is self.files:
-            images.fields = {key: self.texts[key] for key in images.keys}
-        return images
+    def load(self, resolution: int) -> None:
+        super().load(resolution)
+        fields = self.loaded.fields
+        self.loaded.fields = {k: {**fields.get(k, {}), **self.texts[k]} for k in self.loaded.keys}

@@ -96,6 +96,35 @@ def test_a_table(photos: Path, tmp_path: Path) -> None:
     assert scales == {"a.png": None, "a-2.png": None, "more/c.png": 4.0}
 
 
+def test_a_mask_keeps_the_outside(photos: Path, tmp_path: Path) -> None:
+    """Each edit has its own; texts and masks go together."""
+    table = photos / "t.csv"
+    rows = ["image,source_text,target_text", 'a.png,"cat, google","red heart, google"']
+    table.write_text("\n".join([*rows, rows[1]]))
+    inside = np.zeros((R, R), np.uint8)
+    inside[8:24, 8:24] = 255
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(inside).save(masks / "a.png")
+    Image.fromarray(255 - inside).save(masks / "a-2.png")
+    output = tmp_path / "out"
+    assert edit(table, "--output", output, "--data.masks", masks, *EXACT) == 0
+    x = pixels(photos / "a.png")
+    for name, may_change in (("a.png", inside > 0), ("a-2.png", inside == 0)):
+        changed = (pixels(output / "images" / name) != x).any(-1).numpy()
+        assert not changed[~may_change].any() and changed[may_change].mean() > 0.5
+    assert {"mask_digest", "target_text"} <= set(manifest(output)[0])
+
+
+def test_a_method_without_masks_refuses_them(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (photos / "a.png", "cat", "dog", "--output", tmp_path / "out")
+    more = ("--data.masks", photos, "--model.method", "DDIB", "--model.method.steps", "3")
+    assert edit(*words, *more) != 0
+    assert "DDIB takes no masks" in capsys.readouterr().err
+
+
 def test_other_methods_and_scales(photos: Path, tmp_path: Path) -> None:
     words = (photos / "a.png", "cat", "dog")
     for name, more in {

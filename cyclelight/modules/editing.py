@@ -11,7 +11,7 @@ from cyclelight.domains.domain import Domain
 from cyclelight.errors import BadValue, first_line, real
 from cyclelight.methods.base import Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
-from cyclelight.methods.translate import translate
+from cyclelight.methods.translate import check_masks, translate
 from cyclelight.runs.task import Task
 from cyclelight.text.load import check_model_path, fingerprint_of, load_text_model
 from datamodules.predict_data import predict_data
@@ -86,8 +86,14 @@ class EditingModule(Task):
         return self.method.gradients
 
     def setup(self, stage: str) -> None:
-        """Look at the texts, then load the networks, to be run in the trainer's precision."""
+        """Look at the texts, then load the networks, to be run in the trainer's precision.
+
+        Raises:
+            ValueError: a text is missing or too long, or there are masks and the method takes none.
+        """
         self._check_texts()
+        if getattr(predict_data(self.trainer), "masks", None) is not None:
+            check_masks(self.method, "data.masks")
         self.model = load_text_model(self._path, resolution=self._side, tiled=self._tiled)
         self.engine.speed_up_network(self.model.denoiser, str(self.trainer.precision))
         # As sub-modules, Lightning moves these to its device.
@@ -132,6 +138,7 @@ class EditingModule(Task):
             method=self.method,
             seed=self.seed,
             keys=batch["key"],
+            mask=batch.get("mask"),
             on_step=lambda _: self.on_step(),
         )
 
