@@ -15,6 +15,7 @@ import pytest
 import torch
 from judges import redness
 from PIL import Image
+from ranks import run
 from tiny import TINY, R, make_run
 from torch import Tensor
 
@@ -109,6 +110,7 @@ def test_images_do_not_depend_on_batches(tmp_path: Path) -> None:
         assert float(gap.abs().max()) <= 2  # Rounding differs between sizes of batches.
 
 
+@pytest.mark.slow
 def test_from_images(tmp_path: Path) -> None:
     """Guidance of given images begins at them."""
     make_run(tmp_path, {"sources": ["a.png", "b.png"]})
@@ -160,17 +162,31 @@ def test_a_kill_changes_nothing(tmp_path: Path) -> None:
     assert main(words(tmp_path, tmp_path / "whole", *more)) == 0
     program = [sys.executable, "-m", "cyclelight", *words(tmp_path, tmp_path / "cut", *more)]
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-    run = subprocess.Popen(program, env=environment)
+    process = subprocess.Popen(program, env=environment)
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut" / "traces").is_dir() and time.monotonic() < deadline:
         time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() != 0
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() != 0
     assert len(list((tmp_path / "cut" / "images").glob("*.png"))) < 6
     assert main(words(tmp_path, tmp_path / "cut", *more)) == 0
     assert pictures(tmp_path / "cut") == pictures(tmp_path / "whole")
     for part in ("whole", "cut"):
         assert len(list((tmp_path / part / "traces").glob("*.json"))) == 6
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """The same images, traces and figures as of one."""
+    make_run(tmp_path, {})
+    assert main(words(tmp_path, tmp_path / "one")) == 0
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    code, _ = run(words(tmp_path, tmp_path / "two", *two), 2, TESTS)
+    assert code == 0
+    assert pictures(tmp_path / "two") == pictures(tmp_path / "one")
+    one, other = (figures(tmp_path / name) for name in ("one", "two"))
+    del one["seconds"], other["seconds"]
+    assert other == pytest.approx(one)
 
 
 def refused(capsys: pytest.CaptureFixture[str], given: Sequence[str]) -> str:
