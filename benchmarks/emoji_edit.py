@@ -19,8 +19,10 @@ import torch
 import cyclelight
 from cyclelight.chains.engine import Engine, best_precision
 from cyclelight.diffusion.pixels import to_float, to_uint8
+from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.methods.translate import translate
 from cyclelight.metrics.faithfulness import psnr
+from cyclelight.text.attention import AttentionControl
 from datamodules.reading import read_square
 
 BATCH = 40
@@ -38,10 +40,13 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=0.8)
     parser.add_argument("--eta", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cross", type=float, default=0.0, help="of an AttentionControl")
+    parser.add_argument("--self_attention", type=float, default=0.0, help="of the same")
     args = parser.parse_args()
     model = cyclelight.load_text_model(args.model)
     Engine().speed_up_network(model.denoiser, best_precision("cpu"))
-    side = model.resolution
+    side, schedule = model.resolution, model.denoiser.schedule
+    control = AttentionControl(cross=args.cross, self_attention=args.self_attention)
     with (args.data / "edit_pairs.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     folder = args.data / args.style
@@ -57,10 +62,16 @@ def main() -> None:
             batch = some[start : start + BATCH]
             x = torch.stack([drawn[row["source"]] for row in batch])
             true = torch.stack([drawn[row["target"]] for row in batch])
-            pair = (
-                model.prompted([f"{row[c]}, {args.style}" for row in batch], scale=args.scale)
+            texts = [
+                [f"{row[c]}, {args.style}" for row in batch]
                 for c in ("source_caption", "target_caption")
-            )
+            ]
+            if args.cross or args.self_attention:
+                timesteps = TimeGrid.truncated(schedule, args.steps, args.strength).timesteps
+                scales = {"source_scale": args.scale, "scale": args.scale}
+                pair = model.controlled(*texts, control, timesteps, **scales)
+            else:
+                pair = tuple(model.prompted(some, scale=args.scale) for some in texts)
             y = translate(
                 *pair,
                 to_float(x),

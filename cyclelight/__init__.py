@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cyclelight.methods.ilvr import ILVR as ILVR
     from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
+    from cyclelight.text.attention import AttentionControl as AttentionControl
     from cyclelight.text.load import load_text_model as load_text_model
     from cyclelight.text.model import TextModel as TextModel
 
@@ -47,6 +48,7 @@ _HOMES = {
     "load_classifier": "domains.classifier",
     "save_classifier": "domains.classifier",
     "DDCM": "methods.ddcm",
+    "AttentionControl": "text.attention",
     "Autoencoder": "domains.autoencoder",
     "CycleDiffusion": "methods.cyclediffusion",
     "Domain": "domains.domain",

@@ -17,7 +17,7 @@ ORDER = """
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
     domains: classifier
-    text: * tokens guided model
+    text: * tokens prompts guided attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
     domains.adapters: adm_classifier
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert

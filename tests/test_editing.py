@@ -125,6 +125,48 @@ def test_a_method_without_masks_refuses_them(
     assert "DDIB takes no masks" in capsys.readouterr().err
 
 
+def test_attention_is_controlled(photos: Path, tmp_path: Path) -> None:
+    """By options, as in Python."""
+    words = (photos / "a.png", "red heart, google", "blue heart, google", *EXACT)
+    more = ("--model.control.cross", "0.9", "--model.control.reweight", '{"blue": 1.5}')
+    assert edit(*words, "--output", tmp_path / "out", *more) == 0
+    model = cyclelight.load_text_model(EMOJI)
+    method = cyclelight.CycleDiffusion(steps=3, strength=0.8, cleanup=0)
+    control = cyclelight.AttentionControl(cross=0.9, reweight={"blue": 1.5})
+    timesteps = method.grid(cyclelight.NoiseSchedule()).timesteps
+    source, target = model.controlled(
+        *(["red heart, google"], ["blue heart, google"], control, timesteps),
+        **{"source_scale": 2.0, "scale": 2.0},
+    )
+    x = to_float(pixels(photos / "a.png")[None])
+    y = to_uint8(cyclelight.translate(source, target, x, method=method, keys=["a.png"]))
+    assert torch.equal(pixels(tmp_path / "out" / "images" / "a.png"), y[0])
+    assert "cross: 0.9" in (tmp_path / "out" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.method", "SDEdit"], "control: SDEdit does not run source and target step by"),
+        (["--model.method.parallel", "8"], "control takes one timestep at a time"),
+        (["--model.engine.compile", "true"], "control does not go with a compiled network"),
+        (["--model.control.cross", "2"], "cross must be in"),
+        (
+            ["--model.control.kind", "replace"],
+            "control of a.png: kind: 'replace' takes texts of as",
+        ),
+        (["--model.control.words", '{"x": 0.5}'], "control of a.png: words: 'x' is not among"),
+    ],
+)
+def test_what_cannot_be_controlled_is_refused(
+    photos: Path, tmp_path: Path, words: list[str], message: str, capsys: Any
+) -> None:
+    given = (photos / "a.png", "a cat", "a big dog", "--output", tmp_path / "out")
+    assert edit(*given, "--model.control.cross", "0.5", *words) != 0
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "images").exists()
+
+
 def test_other_methods_and_scales(photos: Path, tmp_path: Path) -> None:
     words = (photos / "a.png", "cat", "dog")
     for name, more in {

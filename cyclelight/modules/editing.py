@@ -1,18 +1,24 @@
 """EditingModule: edit images by texts (`lightning edit`)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from cyclelight.chains.engine import Engine
 from cyclelight.diffusion.pixels import to_float
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.domain import Domain
 from cyclelight.errors import BadValue, first_line, real
 from cyclelight.methods.base import Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
+from cyclelight.methods.ddcm import DDCM
+from cyclelight.methods.edit_friendly import EditFriendly
 from cyclelight.methods.translate import check_masks, translate
 from cyclelight.runs.task import Task
+from cyclelight.text.attention import AttentionControl
+from cyclelight.text.control import plan_of
 from cyclelight.text.load import check_model_path, fingerprint_of, load_text_model
 from datamodules.predict_data import predict_data
 
@@ -32,6 +38,8 @@ class EditingModule(Task):
         scale: of classifier-free guidance by the target's text; a row of the data may have its own.
             1 for none, in half the time. More follows the text, and leaves the image.
         source_scale: of that by the source's text; None for the target's. The paper has 1.
+        control: what of the source's attention the target takes over, with CycleDiffusion,
+            EditFriendly or DDCM; None for nothing. Networks are not replayed as CUDA graphs then.
         negative: what both are led away from; empty for no text.
         resolution: height and width of the images in pixels; None for the model's.
         tiled: let the model's autoencoder work in less memory, see `load_text_model`.
@@ -49,6 +57,7 @@ class EditingModule(Task):
         method: Method = CycleDiffusion(steps=50, strength=0.8, cleanup=0),  # noqa: B008 (frozen)
         scale: float = 2.0,
         source_scale: float | None = None,
+        control: AttentionControl | None = None,
         negative: str = "",
         resolution: int | None = None,
         tiled: bool = False,
@@ -72,6 +81,11 @@ class EditingModule(Task):
             raise BadValue("negative", f"negative: {first_line(error)}") from error
         roles: tuple[Role, ...] = ("source", "target")
         self.method.choose(dict.fromkeys(roles, bare.prompted("", scale=1.0)))
+        self.control, self._reader = control, (bare.reader.spell, bare.reader.length)
+        self._timesteps: tuple[int, ...] = ()
+        if control is not None:
+            self._timesteps = _controlled_steps(method, engine, self._schedule)
+            self.engine = replace(engine, graphs=False)
 
     @property
     def resolution(self) -> int:
@@ -101,7 +115,7 @@ class EditingModule(Task):
             self.add_module(f"method_{name}", network)
 
     def _check_texts(self) -> None:
-        """Raises ValueError, with the image's key, if a text is missing or too long."""
+        """Raises ValueError, with the image's key, if a text is missing, too long or not fit."""
         data = predict_data(self.trainer)
         fields = data.loaded.fields
         for key in data.loaded.keys:
@@ -115,6 +129,13 @@ class EditingModule(Task):
                     self._check([text])
                 except ValueError as error:
                     raise ValueError(f"{name} of {key}: {first_line(error)}") from error
+            if self.control is not None:
+                spell, length = self._reader
+                pair = spell(fields[key]["source_text"]), spell(fields[key]["target_text"])
+                try:
+                    plan_of(self.control, [pair], self._timesteps, length)
+                except ValueError as error:
+                    raise ValueError(f"control of {key}: {first_line(error)}") from error
 
     def make(self, batch: Mapping[str, Any]) -> Tensor:
         """The edited images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
@@ -125,15 +146,10 @@ class EditingModule(Task):
             (scale if both is None else both) if own is None else own
             for own, scale in zip(batch.get("source_scale", [None] * count), scales, strict=True)
         ]
-        domains: dict[str, Domain | None] = {
-            role: self.model.prompted(batch[f"{role}_text"], self.negative, own)
-            if role in self.method.needs
-            else None
-            for role, own in (("source", source_scales), ("target", scales))
-        }
+        source, target = self._domains(batch, source_scales, scales)
         return translate(
-            domains["source"],
-            domains["target"],
+            source,
+            target,
             to_float(batch["image"]),
             method=self.method,
             seed=self.seed,
@@ -141,6 +157,24 @@ class EditingModule(Task):
             mask=batch.get("mask"),
             on_step=lambda _: self.on_step(),
         )
+
+    def _domains(
+        self, batch: Mapping[str, Any], source_scales: list[float], scales: list[float]
+    ) -> tuple[Domain | None, Domain]:
+        texts = batch["source_text"], batch["target_text"]
+        if self.control is not None:
+            return self.model.controlled(
+                *texts,
+                self.control,
+                self._timesteps,
+                negative=self.negative,
+                source_scale=source_scales,
+                scale=scales,
+            )
+        source = None
+        if "source" in self.method.needs:
+            source = self.model.prompted(texts[0], self.negative, source_scales)
+        return source, self.model.prompted(texts[1], self.negative, scales)
 
     def made_by(self) -> Mapping[str, str]:
         """The SHA-256 of the model's weights and settings, and of the method's own."""
@@ -152,4 +186,26 @@ class EditingModule(Task):
         both = "as scale" if self.source_scale is None else self.source_scale
         scales = f"scale {self.scale}, source_scale {both}"
         name = type(self.method).__name__
+        if self.control is not None:
+            scales += f", {self.control}"
         return f"{name} by {self._name}: {self.method.describe()}, {scales}, seed {self.seed}"
+
+
+def _controlled_steps(method: Method, engine: Engine, schedule: NoiseSchedule) -> tuple[int, ...]:
+    """The timesteps at which a method asks source and target, one after the other.
+
+    Raises:
+        ValueError: it does not, or not alone, or the network is to be compiled.
+    """
+    if not isinstance(method, CycleDiffusion | EditFriendly | DDCM):
+        name = type(method).__name__
+        raise BadValue(
+            "control",
+            f"control: {name} does not run source and target step by step; CycleDiffusion, "
+            f"EditFriendly and DDCM do",
+        )
+    if method.parallel:
+        raise BadValue("control", "control takes one timestep at a time: leave parallel at 0")
+    if engine.compile:
+        raise BadValue("control", "control does not go with a compiled network")
+    return method.grid(schedule).timesteps

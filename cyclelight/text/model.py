@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.diffusion.denoiser import Denoiser, NetworkDenoiser
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.domain import Domain
 from cyclelight.errors import BadValue, real
+from cyclelight.text.attention import AttentionControl, Controller, watch
+from cyclelight.text.control import Controlled, Spelling, plan_of
 from cyclelight.text.guided import Embeddings, Guided
 
 
@@ -21,6 +23,15 @@ class TextReader(nn.Module, ABC):
     @abstractmethod
     def check(self, texts: Sequence[str]) -> None:
         """Raises ValueError, with the text, if one is too long."""
+
+    @abstractmethod
+    def spell(self, text: str) -> Spelling:
+        """A text in tokens."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Tokens of a text, filled up."""
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Embeddings:
@@ -74,11 +85,70 @@ class TextModel(nn.Module):
         texts = _each("text", text, count)
         negatives = _each("negative", negative, count)
         scales = [real("scale", each) for each in _each("scale", scale, count)]
+        guided = self._guided(texts, negatives, scales)
+        return self._domain(guided, text if isinstance(text, str) else self.name)
+
+    def controlled(
+        self,
+        source_texts: Sequence[str],
+        target_texts: Sequence[str],
+        control: AttentionControl,
+        timesteps: Sequence[int],
+        *,
+        negative: str = "",
+        source_scale: float | Sequence[float] = 1.0,
+        scale: float | Sequence[float] = 7.5,
+    ) -> tuple[Domain, Domain]:
+        """Two domains for one batch, the second of which looks where the first does.
+
+        For methods that run both step by step: CycleDiffusion, EditFriendly, DDCM.
+
+        Args:
+            source_texts, target_texts: B each, for the images of the batch.
+            control: what of the source's attention the target takes over.
+            timesteps: that the method will run, descending, such as those of its grid.
+            negative: see `prompted`.
+            source_scale, scale: of guidance by the source's and the target's text; one, or B.
+
+        Raises:
+            ValueError: as `prompted`; or texts do not admit the control.
+        """
+        count = len(source_texts)
+        targets = _each("target_texts", list(target_texts), count)
+        spelt = [
+            (self.reader.spell(source), self.reader.spell(target))
+            for source, target in zip(source_texts, targets, strict=True)
+        ]
+        plan = plan_of(control, spelt, timesteps, self.reader.length)
+        controller = Controller(plan, watch(self.denoiser.network))
+        roles = (
+            ("source_scale", source_texts, source_scale),
+            ("scale", targets, scale),
+        )
+        source, target = (
+            self._domain(
+                Controlled(
+                    self._guided(
+                        texts, [negative] * count, [real(n, s) for s in _each(n, own, count)]
+                    ),
+                    controller,
+                    target=n == "scale",
+                ),
+                self.name,
+            )
+            for n, texts, own in roles
+        )
+        return source, target
+
+    def _guided(
+        self, texts: Sequence[str], negatives: Sequence[str], scales: Sequence[float]
+    ) -> Guided:
         self.reader.check([*texts, *negatives])
-        guided = Guided(self.denoiser, self._read(texts), self._read(negatives), scales)
-        name = text if isinstance(text, str) else self.name
+        return Guided(self.denoiser, self._read(texts), self._read(negatives), scales)
+
+    def _domain(self, denoiser: Denoiser, name: str) -> Domain:
         return Domain(
-            guided, self.resolution, self.channels, name or self.name, self.card, self.autoencoder
+            denoiser, self.resolution, self.channels, name or self.name, self.card, self.autoencoder
         )
 
     @property

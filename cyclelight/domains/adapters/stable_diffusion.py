@@ -33,6 +33,7 @@ from cyclelight.domains.schedulers import completed, schedule_of
 from cyclelight.errors import BadValue, MissingFile, first_line
 from cyclelight.files import read_json
 from cyclelight.networks.sizes import check_config
+from cyclelight.text.control import Spelling
 from cyclelight.text.guided import Embeddings
 from cyclelight.text.model import TextModel, TextReader
 from cyclelight.text.tokens import check_length, token_ids
@@ -78,7 +79,15 @@ class CLIPReader(TextReader):
         self.encoder, self.tokenizer = encoder, tokenizer
         config: Any = encoder.config
         # A tokenizer whose folder does not say so has no longest text.
-        self.length = min(tokenizer.model_max_length, config.max_position_embeddings)
+        self._length = min(tokenizer.model_max_length, config.max_position_embeddings)
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def spell(self, text: str) -> Spelling:
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        return Spelling(text, ids, [str(self.tokenizer.decode(i)).strip() for i in ids[1:-1]])
 
     def check(self, texts: Sequence[str]) -> None:
         check_length(self.tokenizer, texts, self.length)
