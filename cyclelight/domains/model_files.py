@@ -49,7 +49,7 @@ def judged(what: str, part: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BadValue) and error.argument == what:
             raise
-        told, how = printable(first_line(error), 300), ""
+        told, how = printable(" ".join(str(error).split()) or repr(error), 300), ""
         if not isinstance(error, ValueError):
             how = " cannot be read"
             told = told if isinstance(error, OSError) else f"{type(error).__name__}: {told}"

@@ -90,7 +90,24 @@ def check_network(network: Network) -> int:
         side = side[0]
     if not isinstance(side, int) or isinstance(side, bool) or side < 1:
         raise ValueError(f"sample_size must be one positive integer, got {side}")
+    if side % 2 ** _halvings(network):
+        raise ValueError(
+            f"sample_size must be a multiple of {2 ** _halvings(network)}, got {side}: its network "
+            f"halves it {_halvings(network)} times"
+        )
+    if getattr(config, "downsample_padding", 1) not in (0, 1):
+        raise ValueError(f"downsample_padding must be 0 or 1, got {config.downsample_padding}")
+    for name in ("timestep_scale", "mid_block_scale_factor", "norm_eps"):
+        if not getattr(config, name, 1) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
     return side
+
+
+def _halvings(network: UNet2DModel | ADMUNet) -> int:
+    """How often the network halves the resolution on its way down."""
+    config: Any = network.config
+    adm = isinstance(network, ADMUNet)
+    return len(config.channel_mult if adm else config.block_out_channels) - 1
 
 
 def resize(network: Network, resolution: int) -> None:
@@ -106,8 +123,7 @@ def resize(network: Network, resolution: int) -> None:
         network.register_to_config(sample_size=resolution, body=dict(network.trunk.config))
         return
     config, old = network.config, network.config.sample_size
-    adm = isinstance(network, ADMUNet)
-    halvings = len(config.channel_mult if adm else config.block_out_channels) - 1
+    halvings = _halvings(network)
     if resolution % 2**halvings:
         raise BadValue(
             "resolution",
@@ -115,6 +131,6 @@ def resize(network: Network, resolution: int) -> None:
             f"the network, got {resolution}",
         )
     network.register_to_config(sample_size=resolution)
-    if adm:
+    if isinstance(network, ADMUNet):
         attended = tuple(size * resolution // old for size in config.attention_resolutions)
         network.register_to_config(attention_resolutions=attended)

@@ -42,14 +42,17 @@ def check_config(config: Mapping[str, Any], kind: type | None, depth: int = 0) -
             if not isinstance(name, str) or name not in BODIES:
                 raise ValueError(f"body must be one of {', '.join(BODIES)}")
             check_config(value, BODIES[name], depth + 1)
-        elif isinstance(value, Mapping) and not key.startswith("_"):
+        elif isinstance(value, Mapping) and key not in parameters and not key.startswith("_"):
             if depth >= DEEPEST:
                 raise ValueError(f"{told} must not hold settings at such a depth")
             check_config(value, None, depth + 1)
         elif not key.startswith("_"):  # What diffusers notes of its own.
-            default = parameters[key].default if key in parameters else None
-            fractional = key not in parameters or "float" in str(parameters[key].annotation)
-            reason = _fault(value, default, fractional=fractional)
+            known = parameters.get(key)
+            kinds = str(known.annotation) if known else "None | float | tuple"
+            reason = _fault(value, known.default if known else None, kinds)
+            if reason is None and isinstance(value, int | float) and value < 0:
+                # Which stands for a default of the heads alone.
+                reason = None if key.startswith("num_head") and value == -1 else "not be below 0"
             if reason is None and key in LAYERS:
                 counts = value if isinstance(value, list | tuple) else [value]
                 if not all(c is None or 0 <= c <= MOST_LAYERS for c in counts):
@@ -58,28 +61,30 @@ def check_config(config: Mapping[str, Any], kind: type | None, depth: int = 0) -
                 raise ValueError(f"{told} must {reason}, got {printable(repr(value), 80)}")
 
 
-def _fault(value: Any, default: Any, *, fractional: bool = True, depth: int = 0) -> str | None:
-    """What a setting must be and is not; None if it is well."""
+def _fault(value: Any, default: Any, kinds: str, depth: int = 0) -> str | None:
+    """What a setting must be and is not; None if it is well. `kinds` is its annotation."""
+    truth = isinstance(default, bool)
+    number = isinstance(default, int | float) and not truth
     if value is None:
-        return None
-    if isinstance(default, bool) and not isinstance(value, bool):
+        return "be a number" if number and "None" not in kinds and "Optional" not in kinds else None
+    if truth and not isinstance(value, bool):
         return "be true or false"
-    if isinstance(value, bool):
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        return "be a number" if number else None
+    if number and (isinstance(value, bool | str) or not isinstance(value, int | float | list)):
+        return "be a number"
     if isinstance(value, int | float):
         if isinstance(default, str):
             return "be text"
-        if isinstance(value, float) and isinstance(default, int) and not fractional:
+        if isinstance(value, float) and isinstance(default, int) and "float" not in kinds:
             return "be an integer"
-        least = -1  # Which stands for a default in some places.
-        within = math.isfinite(value) and least <= value <= LARGEST
-        return None if within else f"be a number of at most {LARGEST}, and not below {least}"
+        within = math.isfinite(value) and abs(value) <= LARGEST
+        return None if within else f"be a number of at most {LARGEST}"
     if isinstance(value, str):
-        if isinstance(default, int | float):
-            return "be a number"
         return None if len(value) <= 200 else "be a short text"
-    if depth >= DEEPEST or not isinstance(value, list | tuple) or len(value) > MOST_LEVELS:
+    if not isinstance(value, list | tuple):
+        return "not hold settings of its own"
+    if number and not any(word in kinds for word in ("tuple", "list", "Tuple", "List")):
+        return "be a number"
+    if depth >= DEEPEST or len(value) > MOST_LEVELS:
         return f"be a number, text, or a list of at most {MOST_LEVELS} of them"
-    faults = (_fault(inner, None, depth=depth + 1) for inner in value)
+    faults = (_fault(inner, None, "float", depth + 1) for inner in value)
     return next((fault for fault in faults if fault is not None), None)
