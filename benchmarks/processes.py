@@ -48,7 +48,7 @@ def predict(sources: Path, count: int) -> list[str]:
 def fit(root: Path, steps: int, processes: int) -> list[str]:
     """The words that train for so many steps."""
     return [
-        "--config=configs/domains/cat32.yaml",
+        "--config=configs/domains/animals32.yaml",
         f"--data.root={root}",
         f"--data.batch_size={BATCH // processes}",
         f"--trainer.max_steps={steps}",

@@ -1,6 +1,6 @@
 """What `fit` adds to a step: its images per second against a plain loop of the same network.
 
-    python benchmarks/training.py --config configs/domains/cat64.yaml --data.root IMAGES
+    python benchmarks/training.py --config configs/domains/animals64.yaml --data.root IMAGES
 
 takes the options of `lightning fit`; the plain loop has the network, the precision, the optimizer
 and the batch size of that fit, and images that are on the device already.

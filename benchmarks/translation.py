@@ -3,7 +3,7 @@
     python benchmarks/translation.py time      # share of the time outside the networks
     python benchmarks/translation.py memory    # peak memory of `lightning predict`
 
-Random networks of the shape of configs/domains/cat64.yaml: what they compute does not matter here.
+Random networks of the shape of configs/domains/animals64.yaml: what they compute does not matter.
 """
 
 import argparse
@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def network(resolution: int) -> torch.nn.Module:
-    """The UNet of the recipe for cats, with random weights."""
-    recipe = yaml.safe_load((ROOT / f"configs/domains/cat{resolution}.yaml").read_text())
+    """The UNet of the recipe for animals, with random weights."""
+    recipe = yaml.safe_load((ROOT / f"configs/domains/animals{resolution}.yaml").read_text())
     settings = UNetSettings(**recipe["model"]["init_args"]["network"])
     return settings.build(resolution=resolution, channels=3)
 

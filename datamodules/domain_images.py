@@ -15,6 +15,9 @@ from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
 from datamodules.square_images import SquareImages
 
+NO_NAMES = ("", "train", "training", "images")
+"""Folders that say nothing of what is in them."""
+
 
 def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
     """(train, val): an image is for validation if the hash of its key falls below `val_fraction`.
@@ -31,6 +34,13 @@ def split_by_key(files: Files, val_fraction: float) -> tuple[Files, Files]:
     val = [file for file in files if position(file) < val_fraction] or [min(files, key=position)]
     chosen = {key for key, _ in val}
     return [file for file in files if file[0] not in chosen], val
+
+
+def domain_name(folder: Path) -> str:
+    """What the domain is called whose training images are in `folder`: `cat` for `afhq/train/cat`
+    and for `cat/train`."""
+    whole = folder.resolve()
+    return next((p.name for p in (whole, *whole.parents) if p.name not in NO_NAMES), "domain")
 
 
 class DomainImages(DomainData):
@@ -74,6 +84,7 @@ class DomainImages(DomainData):
         self.train_files: Files = []
         self.val_files: Files = []
         self.train_images: SquareImages | None = None
+        self.name = domain_name(self.root / train if train else self.root)
         self.find()
 
     def find(self) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cyclelight.errors import argument_of
 from datamodules import DomainImages, TranslationImages, square_images
-from datamodules.domain_images import split_by_key
+from datamodules.domain_images import domain_name, split_by_key
 
 Make = Callable[..., Path]
 
@@ -61,6 +61,20 @@ def test_the_split_depends_on_each_key_alone() -> None:
     # Recorded, so that no later version moves an image from val to train.
     assert [key for key, _ in val[:4]] == ["25.png", "40.png", "41.png", "60.png"]
     assert len(split_by_key(files[:2], 1e-9)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "called"),
+    [
+        ("afhq/train/cat", "cat"),
+        ("cats", "cats"),
+        ("cats/train", "cats"),
+        ("cats/images/train", "cats"),
+        ("/train", "domain"),
+    ],
+)
+def test_a_domain_is_called_as_the_folder_of_its_images(folder: str, called: str) -> None:
+    assert domain_name(Path(folder)) == called
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork")  # Python 3.12: torch has threads.

@@ -203,7 +203,7 @@ def test_the_recipe_of_afhq(tmp_path: Path) -> None:
         for index in range(16):
             coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize((512, 512)).save(folder / f"{index}.png")
-    recipe = Path(__file__).parents[1] / "configs" / "domains" / "cat256.yaml"
+    recipe = Path(__file__).parents[1] / "configs" / "domains" / "afhq256.yaml"
     given = {
         "config": recipe,
         "data.root": tmp_path,

@@ -38,24 +38,24 @@ def images(tmp_path: Path) -> Path:
 
 def test_covariance(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    fit("cat_sn", images, tmp_path / "sn")
+    fit("sn", images, tmp_path / "sn")
     generator = load_map(str(tmp_path / "sn" / "domain"), steps=3, eta=0.0, variance="learned")
     assert list(generator.shapes) == ["x_T", "eps_999", "eps_499"]
 
 
 def test_ddgan(images: Path, tmp_path: Path) -> None:
     small = ["--model.network.num_channels", "8", "--model.discriminator_width", "8"]
-    fit("cat32_ddgan", images, tmp_path / "run", *small)
+    fit("ddgan32", images, tmp_path / "run", *small)
     assert load_map(str(tmp_path / "run" / "generator")).calls == 4
 
 
 def test_diffae(images: Path, tmp_path: Path) -> None:
     small = ["--model.network.num_channels", "32", "--model.network.latent_width", "16"]
-    fit("cat32_diffae", images, tmp_path / "one", *small)
+    fit("diffae32", images, tmp_path / "one", *small)
     first = str(tmp_path / "one" / "generator")
     with pytest.raises(ValueError, match="has no latent prior to make codes of noise"):
         load_map(first)
-    fit("cat32_diffae_latent", images, tmp_path / "two", "--model.generator", first)
+    fit("diffae32_latent", images, tmp_path / "two", "--model.generator", first)
     assert load_map(str(tmp_path / "two" / "generator"), steps=5).calls == 10
 
 

@@ -72,7 +72,8 @@ def test_domain_recipes_fit(recipe: Path, tmp_path: Path) -> None:
         more = ["--model.autoencoder", str(tmp_path / "autoencoder")]
         cyclelight.save_autoencoder(tmp_path / "autoencoder", tiny_autoencoder(levels=3))
     fit(recipe, CATS, tmp_path / "run", small, *more)
-    assert (tmp_path / "run" / "domain" / "domain.json").is_file()
+    domain = cyclelight.load_domain(tmp_path / "run" / "domain")
+    assert domain.name == settings.get("name", CATS.name)
     assert (tmp_path / "run" / "domain" / "vae").is_dir() == ("autoencoder" in settings)
 
 
@@ -97,8 +98,10 @@ def test_recipes_of_256_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             shutil.copy(CATS / f"sample_{number}.png", folder)
     small = {"num_channels": "32", "num_res_blocks": "0", "num_head_channels": "16"}
     for animal in ("cat", "dog", "wild"):
-        recipe = ROOT / "configs" / "domains" / f"{animal}256.yaml"
-        fit(recipe, tmp_path / "data", tmp_path / "runs" / f"{animal}256", small)
+        recipe = ROOT / "configs" / "domains" / "afhq256.yaml"
+        output = tmp_path / "runs" / f"{animal}256"
+        fit(recipe, tmp_path / "data", output, small, "--data.domain", animal)
+        assert cyclelight.load_domain(output / "domain").name == animal
     for recipe in (r for r in RECIPES if "256" in r.stem):
         animal = recipe.stem.split("2dog")[0]
         options = {

@@ -32,13 +32,18 @@ def test_every_recipe_is_in_the_wheel() -> None:
 
 def test_a_name_stands_for_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = str(ROOT / "configs" / "domains" / "cat32.yaml")
-    assert with_recipes(["--config", "cat32", "--x", "cat32"]) == ["--config", path, "--x", "cat32"]
-    assert with_recipes(["--config=cat32"]) == [f"--config={path}"]
+    path = str(ROOT / "configs" / "domains" / "animals32.yaml")
+    assert with_recipes(["--config", "animals32", "--x", "animals32"]) == [
+        "--config",
+        path,
+        "--x",
+        "animals32",
+    ]
+    assert with_recipes(["--config=animals32"]) == [f"--config={path}"]
     assert with_recipes(["--config", "no/such.yaml"]) == ["--config", "no/such.yaml"]
     assert with_recipes(["--config"]) == ["--config"]
-    (tmp_path / "cat32").write_text("seed_everything: 1")  # A file of one's own comes first.
-    assert with_recipes(["--config", "cat32"]) == ["--config", "cat32"]
+    (tmp_path / "animals32").write_text("seed_everything: 1")  # A file of one's own comes first.
+    assert with_recipes(["--config", "animals32"]) == ["--config", "animals32"]
 
 
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +51,7 @@ def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         with_recipes(["--config", "cat23"])
     assert main(["fit", "--config", "zzz"]) == 2
     error = capsys.readouterr().err
-    assert "no recipe zzz; recipes are animals64, cat256, " in error and error.count("\n") == 1
+    assert "no recipe zzz; recipes are autoencoder64, " in error and error.count("\n") == 1
 
 
 RECIPE = """
@@ -118,7 +123,7 @@ def test_a_class_in_the_working_directory(tmp_path: Path, command: str) -> None:
             *program,
             "fit",
             "--config",
-            "cat32",
+            "animals32",
             "--data",
             "mylab.MyData",
             "--data.root",
@@ -131,4 +136,4 @@ def test_a_class_in_the_working_directory(tmp_path: Path, command: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "class_path: mylab.MyData" in done.stdout and "name: cat" in done.stdout
+    assert "class_path: mylab.MyData" in done.stdout and "resolution: 32" in done.stdout

@@ -1,4 +1,4 @@
-"""Recipes: by name (`--config cat32` in any folder), and with values that refer to others."""
+"""Recipes: by name (`--config animals32` in any folder), and with values that refer to others."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ PLACES = (
 
 
 def recipes() -> dict[str, Path]:
-    """The shipped recipes by their names, such as `cat32` or `cat2dog`."""
+    """The shipped recipes by their names, such as `animals32` or `cat2dog`."""
     folder = next((place for place in PLACES if place.is_dir()), None)
     return {} if folder is None else {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
 

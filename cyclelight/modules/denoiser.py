@@ -34,7 +34,7 @@ class DenoiserModule(TrainingModule):
 
     Args:
         denoiser: what trains.
-        name: what the domain is called.
+        name: what the domain is called; None: what the data says, or `domain`.
         resolution: height and width of the images in pixels.
         channels: channels of the images.
         autoencoder: what makes the latents that the denoiser is of, if it is.
@@ -51,7 +51,7 @@ class DenoiserModule(TrainingModule):
     def __init__(
         self,
         denoiser: NetworkDenoiser,
-        name: str,
+        name: str | None,
         resolution: int,
         channels: int,
         autoencoder: Autoencoder | None,
@@ -60,7 +60,7 @@ class DenoiserModule(TrainingModule):
         **training: Any,
     ) -> None:
         super().__init__(ema_decay, **training)
-        self.name, self.resolution, self.channels = name, resolution, channels
+        self.called, self.resolution, self.channels = name, resolution, channels
         # Not a module of torch: optimizer, weights of a checkpoint and average are without it.
         self.autoencoder = autoencoder
         self.denoiser = denoiser
@@ -68,6 +68,17 @@ class DenoiserModule(TrainingModule):
         arrange(denoiser.network)
         ranges = timestep_ranges(denoiser.schedule)
         self.val_losses = ModuleDict({name: MeanMetric() for name in ("mean", *ranges)})
+
+    @property
+    def name(self) -> str:
+        """What the domain is called."""
+        return self.called or "domain"
+
+    def setup(self, stage: str) -> None:
+        """Without a name of its own the domain is called what its data is."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        self.called = self.called or getattr(data, "name", None)
 
     @property
     def domain(self) -> Domain:
@@ -175,7 +186,9 @@ class DenoiserModule(TrainingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what was trained in another space, too."""
-        theirs = checkpoint.get(CHECKPOINT_ENTRY, {}).get("card", {}).get("space", "pixels")
+        card = checkpoint.get(CHECKPOINT_ENTRY, {}).get("card", {})
+        self.called = self.called or card.get("name")
+        theirs = card.get("space", "pixels")
         if theirs != self.domain.space:
             raise ValueError(f"the checkpoint works on {theirs}, not on {self.domain.space}")
         super().on_load_checkpoint(checkpoint)

@@ -27,7 +27,8 @@ class DomainModule(DenoiserModule):
     the averaged weights, ready for `load_domain` and for the translation.
 
     Args:
-        name: what the domain is called: cat, dog, ...
+        name: what the domain is called: cat, dog, ...; by default as the folder of its training
+            images.
         resolution: height and width of the images in pixels.
         channels: channels of the images: 3, or 1 for greyscale.
         network: shape of the network: the options of `UNetSettings`, or those of `ADMSettings`. In
@@ -54,7 +55,7 @@ class DomainModule(DenoiserModule):
 
     def __init__(
         self,
-        name: str = "domain",
+        name: str | None = None,
         resolution: int = 64,
         channels: int = 3,
         network: NetworkSettings = UNetSettings(),  # noqa: B008 (frozen)
