@@ -8,27 +8,8 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
+from cyclelight.commands import COMMANDS
 from cyclelight.commands.guard import UsageError, closest, guarded
-
-COMMANDS = {
-    "quickstart": (
-        "cyclelight.commands.quickstart:quickstart",
-        "train on two folders and translate between them",
-    ),
-    "fit": ("cyclelight.commands.fit:fit", "train the model of a domain, or an autoencoder"),
-    "validate": ("cyclelight.commands.validate:validate", "compute the validation loss"),
-    "test": ("cyclelight.commands.test:test", "sample a domain and score the samples"),
-    "predict": ("cyclelight.commands.predict:predict", "translate images into another domain"),
-    "guide": ("cyclelight.commands.guide:guide", "steer a generator by a judge of its images"),
-    "edit": ("cyclelight.commands.edit:edit", "edit images by texts"),
-    "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
-    "atlas": ("cyclelight.commands.atlas:atlas", "draw the codes between two images"),
-    "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),
-    "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),
-    "export": ("cyclelight.commands.import_:export", "write a domain for guided-diffusion"),
-    "inspect": ("cyclelight.commands.inspect:inspect", "show domains and which can be paired"),
-    "push": ("cyclelight.commands.push:push", "publish a domain on the Hugging Face Hub"),
-}
 
 USAGE = f"""\
 usage: lightning COMMAND [--config FILE] [--OPTION VALUE ...]

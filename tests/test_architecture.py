@@ -43,7 +43,7 @@ ORDER = """
     modules: classifier
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
     commands: fit validate test predict guide edit evaluate atlas benchmark quickstart_page
-    commands: quickstart_survey quickstart inspect import_ push
+    commands: quickstart_survey quickstart inspect import_ push completion
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

@@ -310,6 +310,18 @@ def test_the_model_card(
     assert server.models["jane/cat8"]["README.md"] == b"mine"
 
 
+def test_a_dry_run_writes_and_publishes_nothing(
+    server: StandIn, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main(["push", str(folder), "jane/cat8", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "| images | 8 x 8, 3 channels |" in shown
+    assert "\nREADME.md\n" in shown and "unet/diffusion_pytorch_model.safetensors" in shown
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert server.calls == [] and server.models == {}
+
+
 def test_push_refuses_before_it_asks(
     server: StandIn, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

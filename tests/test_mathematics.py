@@ -406,6 +406,21 @@ def test_a_code_at_eta_0_holds_the_residuals_of_one_noise() -> None:
         code.mean_squares()
 
 
+def test_a_part_of_a_code_decodes_to_that_part(folders: dict[str, Path]) -> None:
+    source, target = (cyclelight.load_domain(folders[name]) for name in ("epsilon", "other"))
+    x = torch.rand(3, *source.shape) * 2 - 1
+    code = cyclelight.encode(source, x, steps=4)
+    assert len(code) == 3 and len(list(code)) == 3
+    whole = cyclelight.decode(target, code)
+    for part, rows in ((code[1], whole[1:2]), (code[-1], whole[2:]), (code[:2], whole[:2])):
+        torch.testing.assert_close(cyclelight.decode(target, part), rows, atol=1e-5, rtol=0)
+    with pytest.raises(IndexError):
+        code[3]
+    for told in (repr(code), repr(code[0]), repr(source)):
+        assert len(told) < 120 and "\n" not in told
+    assert repr(code).startswith("LatentCode(3 images of ")
+
+
 @pytest.mark.parametrize("last_residual", ["keep", "drop"])
 def test_a_code_moves_as_a_whole(last_residual: Any) -> None:
     data = domain(Gaussian(-0.3, 0.2), 16)

@@ -490,7 +490,10 @@ def ddp(processes: int) -> tuple[str, ...]:
     return ("--trainer.devices", str(processes), "--trainer.strategy", "ddp")
 
 
-@pytest.mark.parametrize("processes", [2, 3, 5])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=SLOW), 3, pytest.param(5, marks=SLOW)])
 def test_processes_give_the_same_files(
     here: Path, whole: Path, tmp_path: Path, processes: int
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_sharded_fit_is_that_of_ddp_and_resumes_exactly(ddp: Path, tmp_path: P
     assert_same_fit(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("ddp", FSDP2), (FSDP2, "ddp")])
 def test_a_fit_goes_on_under_another_strategy(
     ddp: Path, tmp_path: Path, first: str, then: str
@@ -137,6 +138,7 @@ def test_a_fit_goes_on_under_another_strategy(
     assert_close_domain(ddp, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_is_sharded_too(tmp_path: Path) -> None:
     made = []
     for strategy in ("ddp", FSDP2):

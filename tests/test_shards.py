@@ -540,6 +540,7 @@ def test_a_resumed_fit_equals_an_undisturbed_one(
     assert_same_fit(tmp_path, root)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_too(here: Path, tmp_path: Path) -> None:
     """3 batches each an epoch; the shards are uneven, and neither waits for the other."""
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_steps", 8)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from cyclelight.chains.latent_code import LatentCode
 from cyclelight.chains.lockstep import LastResidual, check_last_residual

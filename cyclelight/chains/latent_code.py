@@ -69,6 +69,35 @@ class LatentCode:
                 f"{self.schedule.timesteps} timesteps",
             )
 
+    def __len__(self) -> int:
+        """How many images it is of."""
+        return len(self.x_T)
+
+    def __getitem__(self, index: int | slice) -> "LatentCode":
+        """The code of one image or of several, still with a dimension for them.
+
+        Raises:
+            IndexError: there are not that many images.
+        """
+        found = range(len(self))[index]
+        chosen = [found] if isinstance(found, int) else list(found)
+        last = self.last_residual
+        return replace(
+            self,
+            x_T=self.x_T[chosen],
+            noises=self.noises[:, chosen],
+            last_residual=None if last is None else last[chosen],
+        )
+
+    def __repr__(self) -> str:
+        images = f"{len(self)} image{'s' * (len(self) != 1)} of {self.source!r}"
+        shape = " x ".join(map(str, self.x_T.shape[1:]))
+        dropped = ", no last residual" * (self.last_residual is None)
+        return (
+            f"LatentCode({images}, {shape} {self.space}, {len(self.grid)} steps from "
+            f"t = {self.grid.start}, eta {self.eta}{dropped})"
+        )
+
     def mean_squares(self) -> Tensor:
         """Mean over pixels of each squared noise, (S - 1, B): all near 1 if the code is Gaussian.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 
 def last(

@@ -72,7 +72,7 @@ image = pipeline(num_inference_steps=50).images[0]
 def _parser() -> ArgumentParser:
     parser = make_parser(
         "push",
-        "DIR OWNER/NAME [--private] [--revision REV]",
+        "DIR OWNER/NAME [--private] [--revision REV] [--dry-run]",
         "Publish a domain folder on the Hugging Face Hub.",
         epilog="The folder's README.md is the model card. If there is none, it is written from "
         "domain.json; look at it, edit it, and push again. Who you are is said by `hf auth login` "
@@ -83,6 +83,11 @@ def _parser() -> ArgumentParser:
     add("repository", metavar="OWNER/NAME", help="Where to; it is made if it is not there.")
     add("--private", action="store_true", help="Make it private, if it is not there yet.")
     add("--revision", type=str | None, help="A branch, made if it is not there; default main.")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="Write and publish nothing: print the model card and the files.",
+    )
     return parser
 
 
@@ -100,11 +105,17 @@ def push(args: list[str]) -> int:
     from cyclelight.files import write_text
 
     with usage():
-        published(folder)
+        files = published(folder)
         domain = load_domain(folder)  # With its weights, so that what is published does load.
     card = folder / "README.md"
-    if not card.exists():
-        write_text(card, model_card(domain, folder, repository))
+    text = None if card.exists() else model_card(domain, folder, repository)
+    if options.dry_run:
+        print(text or card.read_text(encoding="utf-8", errors="replace"))
+        print(f"to {repository}, nothing of it written or published yet:")
+        print("\n".join(sorted({"README.md", *files})))
+        return 0
+    if text is not None:
+        write_text(card, text)
         print(f"wrote {card}")
     print(upload(folder, repository, options.private, options.revision))
     return 0

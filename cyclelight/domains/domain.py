@@ -44,6 +44,19 @@ class Domain:
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         at_least(1, resolution=self.resolution, channels=self.channels)
 
+    def __repr__(self) -> str:
+        network = self.denoiser if isinstance(self.denoiser, nn.Module) else None
+        count = sum(weight.numel() for weight in network.parameters()) if network else 0
+        schedule = self.schedule
+        parts = (
+            f"{self.name!r}",
+            f"{self.resolution} x {self.resolution}, {self.channels} channels",
+            *([f"chains on {self.space}"] if self.autoencoder else []),
+            f"{schedule.kind} schedule of {schedule.timesteps} steps",
+            *([f"{count / 1e6:.1f} M parameters"] if count else []),
+        )
+        return f"Domain({', '.join(parts)})"
+
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "Domain":
