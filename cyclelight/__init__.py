@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cyclelight.domains.folder import load_domain as load_domain
     from cyclelight.domains.folder import save_domain as save_domain
     from cyclelight.methods.base import Method as Method
+    from cyclelight.methods.cut import CUT as CUT
     from cyclelight.methods.cyclediffusion import CycleDiffusion as CycleDiffusion
     from cyclelight.methods.ddcm import DDCM as DDCM
     from cyclelight.methods.ddib import DDIB as DDIB
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = version("cyclelight")
 
 _HOMES = {
+    "CUT": "methods.cut",
     "DDIB": "methods.ddib",
     "DomainClassifier": "domains.classifier",
     "EGSDE": "methods.egsde",

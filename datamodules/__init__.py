@@ -8,6 +8,7 @@ from datamodules.edit_images import EditImages
 from datamodules.predict_data import PredictData
 from datamodules.shards import ShardImages
 from datamodules.translation_images import TranslationImages
+from datamodules.unpaired_images import UnpairedImages
 
 __all__ = [
     "AFHQ",
@@ -18,4 +19,5 @@ __all__ = [
     "PredictData",
     "ShardImages",
     "TranslationImages",
+    "UnpairedImages",
 ]

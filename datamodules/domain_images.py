@@ -116,7 +116,7 @@ class DomainImages(DomainData):
                 )
         else:
             self.val_files = list_images(folders["val"])
-            _check_val(folders["train"], folders["val"], self.val_files)
+            check_apart(folders["train"], folders["val"], self.val_files)
 
     def load(self, resolution: int, *, train: bool = True) -> None:
         """Decode the val images, and with `train` the training images too.
@@ -167,9 +167,10 @@ class DomainImages(DomainData):
         }
 
 
-def _check_val(train: Path, val: Path, files: Files) -> None:
+def check_apart(train: Path, val: Path, files: Files, what: str = "train") -> None:
+    """Raises ValueError if `val` has no files, or shares some with the training images, `what`."""
     if not files:
         raise BadValue("val", f"val: no images in {val}")
     inner, outer = val.resolve(), train.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise BadValue("val", f"val and train must not lie in one another, got {val} and {train}")
+        raise BadValue("val", f"val and {what} must not lie in one another, got {val} and {train}")

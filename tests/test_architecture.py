@@ -13,16 +13,16 @@ ORDER = """
     errors files
     diffusion: * pixels schedule latent_schedule lowpass steps noise denoiser loss ddgan
     networks: unet adm_parts adm classifier
-    networks: autoencoder text sn fir ddgan discriminator latent_prior diffae sizes *
+    networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
-    domains: classifier
+    domains: classifier cut_folder
     text: * tokens prompts guided attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
     domains.adapters: adm_classifier
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine
-    methods: * base ilvr ddib egsde
+    methods: * base ilvr ddib egsde cut
     methods: sdedit cyclediffusion edit_friendly ddcm translate
     text: load clip
     metrics: * columns feature_network features edits faithfulness realism protocol figures judge
@@ -33,14 +33,15 @@ ORDER = """
     datamodules: listing colours
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching
-    datamodules: domain_data domain_images captioned_images shards afhq predict_data
+    datamodules: domain_data domain_images unpaired_images captioned_images shards afhq
+    datamodules: predict_data
     datamodules: translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
     callbacks: writer progress texts scores gallery
     callbacks: plot traces guidance_scores
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance editing
-    modules: classifier
+    modules: classifier cut
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
     commands: fit validate test predict guide edit evaluate atlas benchmark quickstart_page
     commands: quickstart_survey quickstart inspect import_ push completion

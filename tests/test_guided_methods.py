@@ -24,11 +24,13 @@ from cyclelight.diffusion.denoiser import Prediction
 from cyclelight.diffusion.lowpass import Kernel, low_pass, resize_matrix
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
 from cyclelight.domains.classifier import DomainClassifier, save_classifier
+from cyclelight.domains.cut_folder import Translator, save_translator
 from cyclelight.methods.ddib import DDIB
 from cyclelight.methods.egsde import EGSDE, likeness
 from cyclelight.methods.ilvr import ILVR
 from cyclelight.methods.sdedit import SDEdit
 from cyclelight.networks.classifier import ClassifierUNet
+from cyclelight.networks.cut import CUTSettings
 
 ROOT = Path(__file__).parents[1]
 VECTORS = ROOT / "tests" / "vectors"
@@ -371,8 +373,12 @@ def test_recipes_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     extractor(tmp_path / "c", side=48)
     settings = yaml.safe_load(recipe.read_text())["model"]["init_args"]["method"]["init_args"]
     words = ["--config", str(recipe), "--output", str(tmp_path / "out")]
-    words += ["--data.source", "docs/demo/cats/sample_1.png", "--model.method.steps", "5"]
+    words += ["--data.source", "docs/demo/cats/sample_1.png"]
+    words += ["--model.method.steps", "5"] * ("steps" in settings)
     words += ["--model.method.range_t", "2"] * ("range_t" in settings)
     words += ["--model.method.classifier", str(tmp_path / "c")] * ("classifier" in settings)
+    if "generator" in settings:
+        translator = Translator(CUTSettings(4, 1).build(resolution=48, channels=3))
+        words += ["--model.method.generator", str(save_translator(tmp_path / "g", translator))]
     assert main(["predict", *words, "--trainer.enable_progress_bar", "false"]) == 0
     assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["sample_1.png"]

@@ -20,6 +20,7 @@ from cyclelight.chains.source import Draw, source_chain
 from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.diffusion.steps import Eta
 from cyclelight.methods.base import Method
+from cyclelight.methods.cut import CUT
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.methods.ddcm import DDCM
 from cyclelight.methods.ddib import DDIB
@@ -359,7 +360,7 @@ def test_a_denoiser_takes_a_timestep_for_each_image() -> None:
 
 def test_every_setting_is_documented() -> None:
     """They are options of the command line, whose help is the docstring."""
-    for method in (CycleDiffusion, SDEdit, EditFriendly, DDCM, ILVR, DDIB, EGSDE):
+    for method in (CycleDiffusion, SDEdit, EditFriendly, DDCM, ILVR, DDIB, EGSDE, CUT):
         for field in fields(method):
             assert f"{field.name}: " in (method.__doc__ or ""), (method, field.name)
 

@@ -22,6 +22,7 @@ from cyclelight.commands.lightning_cli import StageCLI, build
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.classifier import DomainClassifierModule  # noqa: F401
 from cyclelight.modules.covariance import CovarianceModule  # noqa: F401
+from cyclelight.modules.cut import CUTModule  # noqa: F401
 from cyclelight.modules.ddgan import DDGANModule  # noqa: F401
 from cyclelight.modules.diffae import DiffAEModule  # noqa: F401
 from cyclelight.modules.diffae_latent import DiffAELatentModule  # noqa: F401
@@ -58,6 +59,9 @@ class Fit(StageCLI):
         super().before_instantiate_classes()
         # Whether anything is kept is for `check_unused` to say; Lightning would warn of any folder.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        # Modules with optimizers of their own are saved after their steps, as wanted.
+        manual = "Using ModelCheckpoint with manual optimization and every_n_train_steps"
+        warnings.filterwarnings("ignore", message=manual)
         # For this once, and no option of the stages that read a fit's configuration.
         self.overwrite = self.config.pop("overwrite")
         self.is_dry = bool(self.config.trainer.fast_dev_run)

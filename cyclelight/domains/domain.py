@@ -97,20 +97,23 @@ class Domain:
 
     def check_images(self, images: Tensor) -> None:
         """Raises ValueError unless `images` are floating point (B, channels, resolution^2)."""
-        self._check("images", images, (self.channels, self.resolution, self.resolution))
+        shape = (self.channels, self.resolution, self.resolution)
+        check_shape("images", images, shape, f"domain {self.name!r}")
 
     def check_states(self, states: Tensor) -> None:
         """Raises ValueError unless `states` are floating point (B, *shape)."""
-        self._check("x_T", states, self.shape)
+        check_shape("x_T", states, self.shape, f"domain {self.name!r}")
 
-    def _check(self, name: str, values: Tensor, wanted: tuple[int, int, int]) -> None:
-        if values.ndim != 4 or tuple(values.shape[1:]) != wanted:
-            raise ValueError(
-                f"{name} must have shape (B, {', '.join(map(str, wanted))}) for domain "
-                f"{self.name!r}, got {tuple(values.shape)}"
-            )
-        if not values.is_floating_point():
-            raise ValueError(f"{name} must be floating point, got {values.dtype}")
+
+def check_shape(name: str, values: Tensor, wanted: tuple[int, int, int], whose: str) -> None:
+    """Raises ValueError unless `values` are floating point (B, *wanted), as `whose` are."""
+    if values.ndim != 4 or tuple(values.shape[1:]) != wanted:
+        raise ValueError(
+            f"{name} must have shape (B, {', '.join(map(str, wanted))}) for {whose}, "
+            f"got {tuple(values.shape)}"
+        )
+    if not values.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {values.dtype}")
 
 
 def check_pair(source: Domain, target: Domain) -> None:

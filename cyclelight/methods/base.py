@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -18,6 +18,28 @@ Domains = Mapping[Role, Domain]
 """The domains that a method needs, by what they are to it."""
 
 
+class Ends(Protocol):
+    """What images go into a method by, or come out of it: a Domain, or what stands for one."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def resolution(self) -> int:
+        """Height and width R of its images in pixels."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its states."""
+
+    def to_states(self, images: Tensor) -> Tensor:
+        """Images (B, C, R, R) in [-1, 1] => states (B, *shape); ValueError if they do not fit."""
+
+    def to_images(self, states: Tensor) -> Tensor:
+        """States (B, *shape) => images (B, C, R, R), near [-1, 1]."""
+
+
 class Method(ABC):
     """One way to translate images; a subclass is a frozen dataclass of its settings.
 
@@ -28,8 +50,8 @@ class Method(ABC):
     """
 
     needs: ClassVar[tuple[Role, ...]] = ("source", "target")
-    """The domains it works with, at least one. The first takes the images in, the last gives them
-    out."""
+    """The domains it works with. The first takes the images in, the last gives them out; one that
+    needs none has `ends` of its own."""
     gradients: ClassVar[bool] = False
     """Whether it takes gradients: then autograd records what `stream` does."""
     masks: ClassVar[bool] = False
@@ -58,6 +80,14 @@ class Method(ABC):
         Raises:
             ValueError: a setting is out of the schedule's range.
         """
+
+    def ends(self, domains: Domains) -> tuple[Ends, Ends]:
+        """What takes the images in, and what gives them out, of the chosen domains."""
+        return domains[self.needs[0]], domains[self.needs[-1]]
+
+    def count(self, domains: Domains) -> int:
+        """How many states `stream` yields, with the chosen domains."""
+        return self.length(domains[self.needs[0]].schedule)
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Networks of its own beside the domains' denoisers, by the setting that names them."""

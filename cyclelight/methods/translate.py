@@ -64,7 +64,7 @@ def translate(
         name = type(method).__name__
         raise ValueError(f"{', '.join(settings)} must be given to the method, {name}(...)")
     domains = method.choose({"source": source, "target": target})
-    entry, exit_ = domains[method.needs[0]], domains[method.needs[-1]]
+    entry, exit_ = method.ends(domains)
     check_mask(method, mask, images)
     stream: Any = method.stream
     if mask is not None:
@@ -73,7 +73,7 @@ def translate(
     with torch.set_grad_enabled(method.gradients):
         x_0 = entry.to_states(images)
         states = stream(domains, x_0, noise_for(len(images), noise, seed, keys))
-        length = method.length(entry.schedule)
+        length = method.count(domains)
         y = last(states, length, "translate", progress=progress, on_state=on_step)
         made = exit_.to_images(y)
         # What an autoencoder has changed outside is put back.

@@ -80,6 +80,9 @@ class EditingModule(Task):
         except ValueError as error:
             raise BadValue("negative", f"negative: {first_line(error)}") from error
         roles: tuple[Role, ...] = ("source", "target")
+        if not method.needs:
+            name = type(method).__name__
+            raise BadValue("method", f"method: {name} heeds no texts; CycleDiffusion does")
         self.method.choose(dict.fromkeys(roles, bare.prompted("", scale=1.0)))
         self.control, self._reader = control, (bare.reader.spell, bare.reader.length)
         self._timesteps: tuple[int, ...] = ()

@@ -27,7 +27,7 @@ from cyclelight.runs.sharding import whole
 
 log = logging.getLogger(__name__)
 
-LearningRates = Literal["constant", "cosine"]
+LearningRates = Literal["constant", "cosine", "linear"]
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -75,7 +75,7 @@ class Rates(LambdaLR):
 
 
 class TrainingModule(LightningModule, ABC):
-    """A module that learns by AdamW: a linear warm-up, then constant or a cosine down to 0.
+    """A module that learns by AdamW: a linear warm-up, then constant or down to 0.
 
     A fit that goes on takes these settings as they are now, not as its checkpoint has them. It ends
     by writing what it has made into the output folder.
@@ -86,7 +86,8 @@ class TrainingModule(LightningModule, ABC):
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         warmup_steps: optimizer steps over which the learning rate rises from 0.
-        lr_schedule: after the warm-up: constant, or a cosine down to 0 at the last step.
+        lr_schedule: after the warm-up: constant, a cosine down to 0 at the last step, or linear:
+            constant for half of the steps that are left, then a line down to 0 at the last one.
         flip: mirror training images left-right, each with probability 1/2.
         data_licence: licence of the training images, for the card.
         sample_every_n_steps: how many steps apart pictures go to `samples/` of the output folder
@@ -203,7 +204,7 @@ class TrainingModule(LightningModule, ABC):
         """For all parameters; the learning rate changes with each step.
 
         Raises:
-            ValueError: a cosine without an end.
+            ValueError: a cosine or a line without an end.
         """
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
@@ -220,17 +221,19 @@ class TrainingModule(LightningModule, ABC):
         """What the peak learning rate is multiplied by, given the step.
 
         Raises:
-            ValueError: a cosine without an end.
+            ValueError: a cosine or a line without an end.
         """
-        last = self._last_step() if self.lr_schedule == "cosine" else 0
+        last = 0 if self.lr_schedule == "constant" else self._last_step()
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
                 return (step + 1) / self.warmup_steps
             if self.lr_schedule == "constant":
                 return 1.0
-            done = (step - self.warmup_steps) / max(1, last - self.warmup_steps)
-            return 0.5 * (1 + cos(pi * min(1.0, done)))
+            done = min(1.0, (step - self.warmup_steps) / max(1, last - self.warmup_steps))
+            if self.lr_schedule == "linear":
+                return min(1.0, 2 * (1 - done))
+            return 0.5 * (1 + cos(pi * done))
 
         return factor
 
@@ -244,7 +247,8 @@ class TrainingModule(LightningModule, ABC):
         if last == float("inf"):
             raise BadValue(
                 "lr_schedule",
-                "lr_schedule 'cosine' needs an end: set trainer.max_steps or max_epochs",
+                f"lr_schedule {self.lr_schedule!r} needs an end: set trainer.max_steps or "
+                f"max_epochs",
             )
         return last
 

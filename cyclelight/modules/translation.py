@@ -24,7 +24,7 @@ class TranslationModule(Task):
         target: domain to translate into; its schedule, resolution, channels and autoencoder are
             the source's.
         method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, ILVR, EGSDE,
-            DDIB, with their settings.
+            DDIB, CUT, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
         engine: how the networks are called.
 
@@ -56,15 +56,15 @@ class TranslationModule(Task):
 
     @property
     def resolution(self) -> int:
-        return self.domains[self.method.needs[0]].resolution
+        return self.method.ends(self.domains)[0].resolution
 
     @property
     def steps(self) -> int:
-        return self.method.length(self.domains[self.method.needs[0]].schedule)
+        return self.method.count(self.domains)
 
     @property
     def kind(self) -> str | None:
-        return self.domains[self.method.needs[-1]].name
+        return self.method.ends(self.domains)[-1].name
 
     @property
     def gradients(self) -> bool:
@@ -112,7 +112,7 @@ class TranslationModule(Task):
 
     def describe(self) -> str:
         """The method and its settings in one line."""
-        names = " to ".join(domain.name for domain in self.domains.values())
-        to = "to " * (len(self.domains) == 1)
+        names = " to ".join(d.name for d in self.domains.values()) or self.kind
+        to = "to " * (len(self.domains) < 2)
         settings = f"{self.method.describe()}, seed {self.seed}"
         return f"{type(self.method).__name__} {to}{names}: {settings}"

@@ -19,7 +19,7 @@ MOST_LEVELS = 16
 MOST_LAYERS = 64
 """Of what is repeated, at each level or in a row."""
 LAYERS = (
-    *("layers_per_block", "num_res_blocks", "mapping_layers", "latent_layers"),
+    *("layers_per_block", "num_res_blocks", "n_blocks", "mapping_layers", "latent_layers"),
     *("transformer_layers_per_block", "reverse_transformer_layers_per_block", "num_hidden_layers"),
 )
 DEEPEST = 3
