@@ -19,7 +19,7 @@ ORDER = """
     domains: classifier cut_folder
     text: * tokens prompts guided attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
-    domains.adapters: adm_classifier
+    domains.adapters: adm_classifier cut
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine
     methods: * base ilvr ddib egsde cut

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
 from trainings import make_images
 
@@ -22,6 +23,7 @@ from cyclelight.domains.cut_folder import Translator, load_translator, save_tran
 from cyclelight.methods.cut import CUT
 from cyclelight.modules.cut import CUTModule, lsgan, patch_nce
 from cyclelight.networks.cut import (
+    CUTGenerator,
     CUTSettings,
     Double,
     Halve,
@@ -115,12 +117,85 @@ def test_projections_are_unit_vectors_of_the_same_places() -> None:
         assert_close(vectors[1, 0], alone / alone.norm(), atol=1e-4, rtol=1e-4)
 
 
+def published(generator: CUTGenerator) -> dict[str, Tensor]:
+    """The tensors of a generator with the filters that the authors' checkpoints have among them."""
+    state = dict(generator.state_dict())
+    blocks, width = generator.config.n_blocks, generator.config.ngf
+    for number, taps, channels in (
+        *((7, 3, 2 * width), (11, 3, 4 * width)),
+        *((12 + blocks, 4, 4 * width), (16 + blocks, 4, 2 * width)),
+    ):
+        kernel = torch.tensor(binomial(taps)).float() * (4 if taps == 4 else 1)
+        state[f"model.{number}.filt"] = kernel.repeat(channels, 1, 1, 1)
+    return state
+
+
+def test_import(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the names that the authors' checkpoints have (their issues 146 and 1474 list them)."""
+    torch.manual_seed(0)
+    generator = CUTSettings(4, 9).build(resolution=R, channels=3)
+    state = published(generator)
+    numbered = [f"model.{n}" for n in (1, 4, 8, 22, 26, 30)]
+    numbered += [f"model.{n}.conv_block.{m}" for n in range(12, 21) for m in (1, 5)]
+    names = [f"{name}.{kind}" for name in numbered for kind in ("weight", "bias")]
+    assert set(state) == {*names, *(f"model.{n}.filt" for n in (7, 11, 21, 25))}
+    torch.save(state, tmp_path / "latest_net_G.pth")
+    words = ["import", str(tmp_path / "latest_net_G.pth"), "--flags.image_size", str(R)]
+    assert main([*words, "--to", str(tmp_path / "dog")]) == 0
+    found, x = load_translator(tmp_path / "dog"), drawn(1, 3, R, R).float()
+    assert found.name == "dog" and found.card["imported_from"] == "latest_net_G.pth"
+    assert_close(found.network(x), by_their_filters(state, x), atol=1e-5, rtol=0)
+    capfd.readouterr()
+    missing = {name: value for name, value in state.items() if name != "model.30.bias"}
+    for name, damaged, told in (
+        ("a", missing, "missing: model.30.bias"),
+        ("b", {**state, "model.7.filt": state["model.7.filt"] * 2}, "model.7.filt is not the pub"),
+    ):
+        torch.save(damaged, tmp_path / f"{name}.pth")
+        line = ["import", str(tmp_path / f"{name}.pth"), "--flags.image_size", str(R)]
+        assert main([*line, "--to", str(tmp_path / name)]) == 2
+        error = capfd.readouterr().err
+        assert told in error and error.count("\n") == 1 and not (tmp_path / name).exists()
+    for line, told in (
+        (words[:2], "give --flags.image_size"),
+        ([*words, "--flags.num_channels", "4"], "--flags.num_channels is not for"),
+    ):
+        assert main([*line, "--to", str(tmp_path / "c")]) == 2
+        assert told in capfd.readouterr().err
+
+
+def by_their_filters(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The published generator, written out for its tensors: each blur is a convolution."""
+
+    def conv(x: Tensor, name: str, border: int, mode: str = "reflect") -> Tensor:
+        padded = F.pad(x, (border,) * 4, mode=mode)
+        return F.conv2d(padded, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def active(x: Tensor) -> Tensor:
+        return F.instance_norm(x).relu()
+
+    x = active(conv(x, "model.1", 3))
+    for number in (4, 8):
+        x = active(conv(x, f"model.{number}", 1, "constant"))
+        kernel = state[f"model.{number + 3}.filt"]
+        x = F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), kernel, stride=2, groups=len(kernel))
+    for number in range(12, 21):
+        name = f"model.{number}.conv_block"
+        x = x + F.instance_norm(conv(active(conv(x, f"{name}.1", 1)), f"{name}.5", 1))
+    for number in (21, 25):
+        kernel = state[f"model.{number}.filt"]
+        padded = F.pad(x, (1,) * 4, mode="replicate")
+        x = F.conv_transpose2d(padded, kernel, stride=2, padding=2, groups=len(kernel))
+        x = active(conv(x[:, :, 1:-1, 1:-1], f"model.{number + 1}", 1, "constant"))
+    return conv(x, "model.30", 3).tanh()
+
+
 # Losses
 
 
 def test_patch_nce_of_identical_features() -> None:
     """All patches alike: log N; all at right angles: log(1 + (N - 1) e^(-1 / tau))."""
-    alike = torch.nn.functional.normalize(drawn(2, 1, 5), dim=2).expand(2, 6, 5).float()
+    alike = F.normalize(drawn(2, 1, 5), dim=2).expand(2, 6, 5).float()
     assert_close(patch_nce(alike, alike, 0.07), torch.full((2,), math.log(6)))
     apart = torch.eye(6)[None]
     for tau in (0.07, 1.0):
@@ -129,8 +204,8 @@ def test_patch_nce_of_identical_features() -> None:
 
 
 def test_patch_nce_by_hand() -> None:
-    q = torch.nn.functional.normalize(drawn(2, 4, 3), dim=2).requires_grad_()
-    k = torch.nn.functional.normalize(drawn(2, 4, 3, seed=1), dim=2).requires_grad_()
+    q = F.normalize(drawn(2, 4, 3), dim=2).requires_grad_()
+    k = F.normalize(drawn(2, 4, 3, seed=1), dim=2).requires_grad_()
     wanted = []
     for queries, keys in zip(q.tolist(), k.tolist(), strict=True):
         losses = []

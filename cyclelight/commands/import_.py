@@ -13,14 +13,17 @@ from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
 from cyclelight.domains.adapters.adm import flags_of, load_adm, read_state, save_adm
 from cyclelight.domains.adapters.adm_classifier import is_classifier, load_adm_classifier
 from cyclelight.domains.adapters.adm_flags import ADMFlags, plain_words
+from cyclelight.domains.adapters.cut import is_cut, load_cut
 from cyclelight.domains.adapters.generators import GeneratorFlags, read_generator
 from cyclelight.domains.adapters.sn_ddpm import has_covariance, load_sn_ddpm
 from cyclelight.domains.classifier import DomainClassifier, save_classifier
+from cyclelight.domains.cut_folder import Translator, save_translator
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.domains.generator_folder import save_generator
 from cyclelight.domains.hub import hub_name
 from cyclelight.networks.adm import ADMUNet
+from cyclelight.networks.cut import CUTGenerator
 from cyclelight.networks.sn import Covariance
 
 ADM_FILES = (".pt", ".pth", ".safetensors")
@@ -32,12 +35,13 @@ def _import_parser() -> ArgumentParser:
         "FILE_OR_FOLDER --to DIR [--OPTION VALUE]",
         "Make a domain folder of a checkpoint: guided-diffusion's (ADM) or SN-DDPM's .pt or "
         ".safetensors, a diffusers folder, or a .ckpt of `fit`; or a generator folder of DDGAN's "
-        ".pth or DiffAE's .ckpt; or a classifier folder of guided-diffusion's or EGSDE's .pt. "
+        ".pth or DiffAE's .ckpt; or a classifier folder of guided-diffusion's or EGSDE's .pt; or a "
+        "folder for the method CUT of CUT's latest_net_G.pth. "
         "Files that would run code when read are refused.",
         epilog="What the tensors tell is read from them and printed; a flag of guided-diffusion's "
         "programs that contradicts them is an error. Those of sampling and training are passed "
         "over. "
-        "SN-DDPM, DDGAN and DiffAE need --flags.image_size. What becomes a domain folder, "
+        "SN-DDPM, DDGAN, DiffAE and CUT need --flags.image_size. What becomes a domain folder, "
         "a generator folder or a classifier folder is told from the tensors.",
     )
     parser.add_argument("source", metavar="FILE_OR_FOLDER", help="What to import.")
@@ -75,7 +79,8 @@ def import_(args: list[str]) -> int:
         more = GeneratorFlags(**options.generator.as_dict())
         generator = read_generator(options.source, flags.image_size, more)
         classifier = _read_classifier(options.source, flags, options.classes)
-        others = generator is not None or classifier is not None
+        translator = _read_translator(options.source, flags)
+        others = any(found is not None for found in (generator, classifier, translator))
         domain = None if others else _read(options.source, flags, options.covariance)
     source = options.source if hub_name(options.source) else Path(options.source).name
     card: dict[str, Any] = {
@@ -93,6 +98,11 @@ def import_(args: list[str]) -> int:
         save_classifier(to, replace(classifier, card={**card, "resolution": classifier.resolution}))
         size = classifier.resolution
         print(f"Wrote {to}: {_millions(classifier.network)} M parameters, {size} pixels.")
+        return 0
+    if translator is not None:
+        size = translator.config.sample_size
+        save_translator(to, Translator(translator, card["name"], {**card, "resolution": size}))
+        print(f"Wrote {to}: {_millions(translator)} M parameters, {size} pixels.")
         return 0
     assert domain is not None
     if not options.data_licence:
@@ -127,6 +137,19 @@ def _read_classifier(
     if classes is not None:
         raise ValueError(f"--classes is for a classifier, which {source} is not")
     return None
+
+
+def _read_translator(source: str, flags: ADMFlags) -> CUTGenerator | None:
+    """CUT's generator that a file holds; None if it holds something else."""
+    path = Path(source)
+    if path.suffix not in ADM_FILES or not path.is_file() or not is_cut(read_state(path)):
+        return None
+    if flags.image_size is None:
+        raise ValueError("the image size cannot be told from the tensors: give --flags.image_size")
+    for name, value in asdict(replace(flags, image_size=None)).items():
+        if value != getattr(ADMFlags(), name):
+            raise ValueError(f"--flags.{name} is not for {source}, which holds CUT's generator")
+    return load_cut(path, image_size=flags.image_size)
 
 
 def _read(source: str, flags: ADMFlags, covariance: Covariance | None) -> Domain:
