@@ -490,6 +490,15 @@ def ddp(processes: int) -> tuple[str, ...]:
     return ("--trainer.devices", str(processes), "--trainer.strategy", "ddp")
 
 
+@pytest.mark.parametrize(("limit", "left"), [("0", 7), ("1", 5), ("0.5", 3)])
+def test_half_a_run_says_so(here: Path, tmp_path: Path, limit: str, left: int) -> None:
+    """Seven images in batches of two: four batches."""
+    cut = options(here, tmp_path, "--trainer.limit_predict_batches", limit)
+    with pytest.warns(UserWarning, match=f"{left} of 7 images were not made: trainer.limit_"):
+        assert main(cut) == 0
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 7 - left
+
+
 SLOW = pytest.mark.slow
 
 

@@ -128,3 +128,16 @@ class ImageWriter(Planner):
                     f"the manifest lacks {len(lost)} images that were written, such as {lost[0]}: "
                     f"the file system loses lines of several machines; run again"
                 )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell what a limit of the trainer has left out: else half a run would look whole."""
+        if self.plan is None or not trainer.is_global_zero:
+            return
+        made = {entry["key"] for entry in self._folder.entries()}
+        left = len(set(self.plan.keys) - made)
+        if left:
+            rank_zero_warn(
+                f"{left} of {len(self.plan.keys)} images were not made: "
+                f"trainer.limit_predict_batches ({trainer.limit_predict_batches}) left them out; "
+                f"the same command without it makes them"
+            )
