@@ -1,5 +1,6 @@
 """CUT and FastCUT: networks, losses, training, the folder, the method."""
 
+import csv
 import json
 import math
 import shutil
@@ -290,6 +291,7 @@ def fit_words(root: Path, output: Path, steps: int, *more: object) -> list[str]:
         "model.discriminator_layers": 2,
         "model.nce_layers": "[0, 4, 8, 12]",
         "model.flip_equivariance": "true",
+        "model.lr_schedule": "linear",
         "data": "UnpairedImages",
         "data.source": root / "cats",
         "data.target": root / "dogs",
@@ -318,7 +320,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_fit(runs: Path) -> None:
     whole = runs / "whole"
-    assert (whole / "checkpoints" / "last.ckpt").is_file() and (whole / "loss.csv").is_file()
+    assert (whole / "checkpoints" / "last.ckpt").is_file()
+    rows = list(csv.DictReader((whole / "loss.csv").read_text().splitlines()))
+    # Of ten steps, the first five at the peak, then in a line to 0; a batch begins at each second.
+    rates = {int(row["step"]): float(row["learning_rate"]) for row in rows}
+    assert rates == pytest.approx({2: 2e-4, 4: 2e-4, 6: 2e-4, 8: 1.6e-4, 10: 0.8e-4})
     assert (whole / "samples" / "step_000010.png").is_file()
     made = load_translator(whole / "generator")
     assert (made.name, made.resolution, made.card["steps"]) == ("dogs", R, 10)

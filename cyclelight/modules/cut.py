@@ -57,7 +57,8 @@ class CUTModule(TrainingModule):
     fit ends by writing `generator/` into the output folder, which the method CUT takes.
 
     Generator and discriminator learn in turns: a batch is two optimizer steps, and so they are
-    counted by `trainer.max_steps` and `warmup_steps`.
+    counted by `trainer.max_steps` and `warmup_steps`. Several processes take the strategy
+    `ddp_find_unused_parameters_true`.
 
     Args:
         name: what to call what it makes, such as dog; by default as the folder of the target's
