@@ -23,6 +23,7 @@ from cyclelight.cli import main
 from cyclelight.domains.cut_folder import Translator, load_translator, save_translator
 from cyclelight.methods.cut import CUT
 from cyclelight.modules.cut import CUTModule, lsgan, patch_nce
+from cyclelight.modules.editing import EditingModule
 from cyclelight.networks.cut import (
     CUTGenerator,
     CUTSettings,
@@ -34,6 +35,7 @@ from cyclelight.networks.cut import (
 )
 from datamodules import UnpairedImages
 
+EMOJI = str(Path(__file__).parents[1] / "checkpoints" / "emoji_text")
 R = 16
 TINY = CUTSettings(4, 1)
 LAYERS = (0, 4, 8, 12)
@@ -412,6 +414,8 @@ def test_bad_inputs(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
         assert not list(tmp_path.glob("out/images/*")) and not (tmp_path / "fit").exists()
     with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 16, 16\) for the gen"):
         cyclelight.translate(None, None, drawn(1, 3, 8, 8), method=CUT(str(generator)))
+    with pytest.raises(ValueError, match="method: CUT heeds no texts"):
+        EditingModule(EMOJI, method=CUT(str(generator)))
     with pytest.raises(ValueError, match="exists and is not a folder of a CUT generator"):
         save_translator(lone, Translator(TINY.build(resolution=R, channels=3)))
 
