@@ -35,7 +35,8 @@ from cyclelight.networks.cut import (
 )
 from datamodules import UnpairedImages
 
-EMOJI = str(Path(__file__).parents[1] / "checkpoints" / "emoji_text")
+ROOT = Path(__file__).parents[1]
+EMOJI, BASELINES = str(ROOT / "checkpoints" / "emoji_text"), ROOT / "configs" / "baselines"
 R = 16
 TINY = CUTSettings(4, 1)
 LAYERS = (0, 4, 8, 12)
@@ -434,3 +435,16 @@ def test_other_data_are_refused(
     error = capfd.readouterr().err
     assert "CUTModule takes images of two domains (UnpairedImages), got DomainImages" in error
     assert not (tmp_path / "fit" / "generator").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted(BASELINES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_fit(recipe: Path, runs: Path, tmp_path: Path) -> None:
+    """At their own size, of fewer channels."""
+    words = ["fit", "--config", str(recipe), "--output", str(tmp_path / "run")]
+    words += ["--data.source", str(runs / "cats"), "--data.target", str(runs / "dogs")]
+    words += ["--model.network.ngf", "4", "--model.discriminator_width", "4"]
+    words += ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
+    assert main([*words, "--trainer.accelerator", "cpu"]) == 0
+    made = load_translator(tmp_path / "run" / "generator")
+    assert made.resolution == 48 and made.card["steps"] == 2
+    assert made.card["flip_equivariance"] == ("fastcut" in recipe.stem)
