@@ -30,6 +30,7 @@ ORDER = """
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report page sharding timing
+    runs: cost comparison comparison_cell comparison_table
     datamodules: listing colours
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching
@@ -38,13 +39,14 @@ ORDER = """
     datamodules: translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
     callbacks: writer progress texts scores gallery
-    callbacks: plot traces guidance_scores
+    callbacks: plot traces guidance_scores cost
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance editing
     modules: classifier cut
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
     commands: fit validate test predict guide edit evaluate atlas benchmark quickstart_page
     commands: quickstart_survey quickstart inspect import_ push completion
+    commands: comparison_plan compare
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

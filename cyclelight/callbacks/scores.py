@@ -1,6 +1,6 @@
 """Figures of a run: how real and how faithful its images are."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +81,9 @@ class TaskScores(Callback):
         self.least_match = least_match
         self.report: Report | None = None
         """Of the last run; on the first process only."""
+        self.make_judge: Callable[..., Judge] = Judge
+        self.look_at_reference = look_at_share
+        """Both may be shared by several runs against one reference."""
         self._seen = Columns()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,7 +93,7 @@ class TaskScores(Callback):
         resolution = task_of(pl_module).resolution
         data = predict_data(trainer)
         realism = data.reference_images is not None or self.classes is not None
-        self.judge = Judge(
+        self.judge = self.make_judge(
             self.protocol if realism else None,
             self.weights,
             resolution=resolution,
@@ -151,7 +154,7 @@ class TaskScores(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
         data = predict_data(trainer)
-        reference = look_at_share(self.judge, data.reference_images, trainer)
+        reference = self.look_at_reference(self.judge, data.reference_images, trainer)
         everything, real = gather(self._seen), gather(reference)
         if trainer.is_global_zero:
             self._seen = everything  # For the gallery.

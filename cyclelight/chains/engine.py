@@ -128,6 +128,13 @@ class Runner(nn.Module):
             out = self._call(x_t, timesteps, *told)
         return out[:batch]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Runner":
+        """Move it: what was recorded of the weights where they were is of no use any more."""
+        self._replays.clear()
+        self._layout = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def _arrange(self, device: torch.device) -> torch.memory_format:
         """The layout of the weights and the states, known when the network is on its device."""
         if self._layout is None:

@@ -12,6 +12,10 @@ COMMANDS = {
     "guide": ("cyclelight.commands.guide:guide", "steer a generator by a judge of its images"),
     "edit": ("cyclelight.commands.edit:edit", "edit images by texts"),
     "evaluate": ("cyclelight.commands.evaluate:evaluate", "score translations of any program"),
+    "compare": (
+        "cyclelight.commands.compare:compare",
+        "compare methods, settings and seeds in one table",
+    ),
     "atlas": ("cyclelight.commands.atlas:atlas", "draw the codes between two images"),
     "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),
     "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),

@@ -81,6 +81,17 @@ def predict(args: list[str]) -> int:
 def run(stage: type[Predict], args: list[str]) -> int:
     """Make images as a stage does; the exit code."""
     cli = build(stage, args)
+    make_images(cli)
+    show(cli.scores.report)
+    return 0
+
+
+def make_images(cli: Predict) -> None:
+    """Run what was built, in its own output folder.
+
+    Raises:
+        UsageError: the folder is in use, or holds images that were made otherwise.
+    """
     with ExitStack() as stack:
         try:
             folder = RunFolder(cli.config.output)
@@ -92,5 +103,3 @@ def run(stage: type[Predict], args: list[str]) -> int:
         except ValueError as error:
             raise UsageError(str(error)) from error
         cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
-    show(cli.scores.report)
-    return 0

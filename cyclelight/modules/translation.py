@@ -1,17 +1,23 @@
 """TranslationModule: translate images by a method (`lightning predict`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from cyclelight.chains.engine import Engine
 from cyclelight.diffusion.pixels import to_float
+from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
-from cyclelight.methods.base import Domains, Method, Role
+from cyclelight.methods.base import Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.methods.translate import check_masks, translate
 from cyclelight.runs.task import Task
+
+
+def ready_domain(path: str, engine: Engine, precision: str) -> Domain:
+    """A domain from its folder, with its network run as the engine says, in a precision."""
+    return engine.speed_up(load_domain(path), precision)
 
 
 class TranslationModule(Task):
@@ -48,11 +54,10 @@ class TranslationModule(Task):
         for role, path in self._paths.items():
             check_domain_path(path, role)
         # Without weights first, so that whatever does not fit is said before anything is loaded.
-        self.domains = self._load("meta")
-
-    def _load(self, device: str) -> Domains:
-        found = {role: load_domain(path, device=device) for role, path in self._paths.items()}
-        return self.method.choose(found)
+        bare = {role: load_domain(path, device="meta") for role, path in self._paths.items()}
+        self.domains = method.choose(bare)
+        self.load_domain: Callable[[str, Engine, str], Domain] = ready_domain
+        """Gives the domains of a run; several runs may share what it gives."""
 
     @property
     def resolution(self) -> int:
@@ -78,9 +83,9 @@ class TranslationModule(Task):
         """
         if getattr(getattr(self.trainer, "datamodule", None), "masks", None) is not None:
             check_masks(self.method, "data.masks")
-        self.domains = self._load("cpu")
-        for domain in self.domains.values():
-            self.engine.speed_up(domain, str(self.trainer.precision))
+        how = self.engine, str(self.trainer.precision)
+        loaded = {role: self.load_domain(path, *how) for role, path in self._paths.items()}
+        self.domains = self.method.choose(loaded)
         networks: dict[str, Any] = {role: d.denoiser for role, d in self.domains.items()}
         networks |= self.method.networks()
         # As sub-modules, Lightning moves them to its device.

@@ -1,0 +1,165 @@
+"""The rows of a comparison: methods with their settings, and folders made by other programs."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import isabstract
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from cyclelight.errors import BadValue, MissingFile
+from cyclelight.methods import import_methods
+from cyclelight.methods.base import Method
+
+KEYS = ("method", "over", "theirs", "optional")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A line of the table.
+
+    Args:
+        row: the name that the configuration gives it.
+        point: the settings that differ among the lines of a row, in the order of `over`.
+        method: how to translate; None where another program has.
+        theirs: the folder of what another program has made.
+    """
+
+    row: str
+    point: Mapping[str, Any] = field(default_factory=dict)
+    method: Method | None = None
+    theirs: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What the line is called, such as `SDEdit, strength 0.5`."""
+        return ", ".join([self.row, *(f"{name} {value}" for name, value in self.point.items())])
+
+    @property
+    def folder(self) -> str:
+        """What its folder is called: the label without what a file system might not take."""
+        return re.sub(r"[^\w.+=-]+", "_", self.label).strip("._") or "row"
+
+    def describe(self) -> dict[str, Any]:
+        """The class and all settings, as JSON has them."""
+        if self.method is None:
+            return {"method": "another program's"}
+        kind = type(self.method)
+        assert is_dataclass(self.method)
+        return {"method": f"{kind.__module__}.{kind.__qualname__}", **asdict(self.method)}
+
+
+def settings_of(
+    rows: Mapping[str, Any], classifier: str | None = None
+) -> tuple[list[Setting], list[str]]:
+    """The lines of the table, in order, and notes of the rows that are left out.
+
+    A row is `{method: {class_path, init_args}, over: {setting: [values]}, optional: bool}` or
+    `{theirs: DIR}`. Of several settings in `over`, all combinations are lines, the last one running
+    fastest. A row that is `optional` is left out if a file or folder that it names is not there.
+
+    Args:
+        rows: by their names, as a configuration has them.
+        classifier: the folder that methods with a `classifier` get, where the row names none.
+
+    Raises:
+        ValueError: a row is not like that, a setting is out of range, or two lines would share a
+            folder; the message begins with the row's place.
+        FileNotFoundError: a row names what is not there.
+    """
+    settings, notes = list[Setting](), list[str]()
+    for name, row in rows.items():
+        if not isinstance(row, Mapping):
+            raise BadValue("rows", f"rows.{name}: it must have a method or `theirs`, got {row!r}")
+        _check_names(row, KEYS, f"rows.{name}")
+        try:
+            settings += _lines(str(name), row, classifier)
+        except FileNotFoundError as error:
+            if not row.get("optional"):
+                raise
+            notes.append(f"{name} is left out: {str(error).removeprefix(f'rows.{name}.method: ')}")
+    folders = Counter(setting.folder for setting in settings)
+    for setting in settings:
+        if folders[setting.folder] > 1:
+            same = " and ".join(s.label for s in settings if s.folder == setting.folder)
+            raise BadValue("rows", f"rows: {same} would share a folder: call one otherwise")
+    return settings, notes
+
+
+def _lines(name: str, row: Mapping[str, Any], classifier: str | None) -> Iterator[Setting]:
+    if ("method" in row) == ("theirs" in row):
+        raise BadValue("rows", f"rows.{name}: it must have either a method or `theirs`")
+    if "theirs" in row:
+        if "over" in row:
+            raise BadValue("rows", f"rows.{name}.over: it goes with a method, not with `theirs`")
+        if not Path(str(row["theirs"])).is_dir():
+            raise MissingFile("rows", f"rows.{name}.theirs: no such folder {row['theirs']}")
+        yield Setting(name, theirs=Path(row["theirs"]))
+        return
+    kind, given = _class(row["method"], f"rows.{name}.method")
+    over = row.get("over") or {}
+    if not isinstance(over, Mapping) or not all(isinstance(v, list) and v for v in over.values()):
+        raise BadValue("rows", f"rows.{name}.over: it must be lists of values by settings' names")
+    known = [known.name for known in fields(kind)]
+    _check_names(given, known, f"rows.{name}.method")
+    _check_names(over, known, f"rows.{name}.over")
+    if "classifier" in known and classifier is not None:
+        given = {"classifier": classifier, **given}
+    for values in product(*over.values()):
+        point = dict(zip(over, values, strict=True))
+        try:
+            method = kind(**{**given, **point})
+        except FileNotFoundError as error:
+            raise MissingFile("rows", f"rows.{name}.method: {error}") from error
+        except ValueError as error:
+            raise BadValue("rows", f"rows.{name}.method: {error}") from error
+        yield Setting(name, point, method)
+
+
+def _class(given: Any, place: str) -> tuple[Any, dict[str, Any]]:
+    """The class and the settings that a configuration gives, which may be a name alone."""
+    import_methods()
+    if isinstance(given, str):
+        given = {"class_path": given}
+    if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
+        raise BadValue("rows", f"{place}: it must have a class_path, got {given!r}")
+    _check_names(given, ("class_path", "init_args"), place)
+    path, settings = given["class_path"], given.get("init_args") or {}
+    if not isinstance(settings, Mapping):
+        raise BadValue("rows", f"{place}.init_args: they must be settings by name")
+    module, _, name = path.rpartition(".")
+    found = _known().get(name) if not module else None
+    if module:
+        try:
+            found = getattr(import_module(module), name, None)
+        except ImportError:
+            found = None
+    fits = isinstance(found, type) and issubclass(found, Method) and is_dataclass(found)
+    if not fits or isabstract(found):
+        raise BadValue("rows", f"{place}: there is no method {path}{_hint(path, _known())}")
+    return found, dict(settings)
+
+
+def _known() -> dict[str, type[Method]]:
+    found, classes = dict[str, type[Method]](), list[type[Method]](Method.__subclasses__())
+    while classes:
+        kind = classes.pop()
+        classes += kind.__subclasses__()
+        if not isabstract(kind):
+            found.setdefault(kind.__name__, kind)
+    return found
+
+
+def _check_names(given: Mapping[str, Any], known: Collection[str], place: str) -> None:
+    for name in given:
+        if name not in known:
+            raise BadValue("rows", f"{place}.{name} is not an option{_hint(name, known)}")
+
+
+def _hint(word: str, known: Collection[str]) -> str:
+    near = get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
