@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cyclelight.diffusion.denoiser import NetworkDenoiser as NetworkDenoiser
     from cyclelight.diffusion.denoiser import Prediction as Prediction
     from cyclelight.diffusion.noise import KeyedNoise as KeyedNoise
+    from cyclelight.diffusion.pixels import to_pil as to_pil
     from cyclelight.diffusion.schedule import NoiseSchedule as NoiseSchedule
     from cyclelight.diffusion.schedule import TimeGrid as TimeGrid
     from cyclelight.domains.autoencoder import Autoencoder as Autoencoder
@@ -38,43 +39,46 @@ if TYPE_CHECKING:
     from cyclelight.text.attention import AttentionControl as AttentionControl
     from cyclelight.text.load import load_text_model as load_text_model
     from cyclelight.text.model import TextModel as TextModel
+    from datamodules.loaded import load_images as load_images
 
 __version__ = version("cyclelight")
 
 _HOMES = {
-    "CUT": "methods.cut",
-    "DDIB": "methods.ddib",
-    "DomainClassifier": "domains.classifier",
-    "EGSDE": "methods.egsde",
-    "ILVR": "methods.ilvr",
-    "load_classifier": "domains.classifier",
-    "save_classifier": "domains.classifier",
-    "DDCM": "methods.ddcm",
-    "AttentionControl": "text.attention",
-    "Autoencoder": "domains.autoencoder",
-    "CycleDiffusion": "methods.cyclediffusion",
-    "Domain": "domains.domain",
-    "EditFriendly": "methods.edit_friendly",
-    "KeyedNoise": "diffusion.noise",
-    "LatentCode": "chains.latent_code",
-    "Method": "methods.base",
-    "NetworkDenoiser": "diffusion.denoiser",
-    "NoiseSchedule": "diffusion.schedule",
-    "Prediction": "diffusion.denoiser",
-    "SDEdit": "methods.sdedit",
-    "TextModel": "text.model",
-    "TimeGrid": "diffusion.schedule",
-    "decode": "chains.decode",
-    "encode": "chains.encode",
-    "interpolate": "chains.interpolate",
-    "invert": "chains.invert",
-    "load_autoencoder": "domains.autoencoder_folder",
-    "load_domain": "domains.folder",
-    "load_text_model": "text.load",
-    "sample": "chains.sample",
-    "save_autoencoder": "domains.autoencoder_folder",
-    "save_domain": "domains.folder",
-    "translate": "methods.translate",
+    "AttentionControl": "cyclelight.text.attention",
+    "Autoencoder": "cyclelight.domains.autoencoder",
+    "CUT": "cyclelight.methods.cut",
+    "CycleDiffusion": "cyclelight.methods.cyclediffusion",
+    "DDCM": "cyclelight.methods.ddcm",
+    "DDIB": "cyclelight.methods.ddib",
+    "Domain": "cyclelight.domains.domain",
+    "DomainClassifier": "cyclelight.domains.classifier",
+    "EGSDE": "cyclelight.methods.egsde",
+    "EditFriendly": "cyclelight.methods.edit_friendly",
+    "ILVR": "cyclelight.methods.ilvr",
+    "KeyedNoise": "cyclelight.diffusion.noise",
+    "LatentCode": "cyclelight.chains.latent_code",
+    "Method": "cyclelight.methods.base",
+    "NetworkDenoiser": "cyclelight.diffusion.denoiser",
+    "NoiseSchedule": "cyclelight.diffusion.schedule",
+    "Prediction": "cyclelight.diffusion.denoiser",
+    "SDEdit": "cyclelight.methods.sdedit",
+    "TextModel": "cyclelight.text.model",
+    "TimeGrid": "cyclelight.diffusion.schedule",
+    "decode": "cyclelight.chains.decode",
+    "encode": "cyclelight.chains.encode",
+    "interpolate": "cyclelight.chains.interpolate",
+    "invert": "cyclelight.chains.invert",
+    "load_autoencoder": "cyclelight.domains.autoencoder_folder",
+    "load_classifier": "cyclelight.domains.classifier",
+    "load_domain": "cyclelight.domains.folder",
+    "load_images": "datamodules.loaded",
+    "load_text_model": "cyclelight.text.load",
+    "sample": "cyclelight.chains.sample",
+    "save_autoencoder": "cyclelight.domains.autoencoder_folder",
+    "save_classifier": "cyclelight.domains.classifier",
+    "save_domain": "cyclelight.domains.folder",
+    "to_pil": "cyclelight.diffusion.pixels",
+    "translate": "cyclelight.methods.translate",
 }
 __all__ = list(_HOMES)
 
@@ -83,7 +87,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: with torch at once, `--help` took 8 seconds."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

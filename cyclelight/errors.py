@@ -103,6 +103,14 @@ def one_of(allowed: Iterable[str], **values: str) -> None:
             raise BadValue(argument, f"{argument} must be one of {', '.join(known)}, got {value!r}")
 
 
+def kind_of(value: object) -> str:
+    """What a value is, in a few words: `2.5`, `None`, `a NumPy array`, `a str`."""
+    if value is None or isinstance(value, int | float):
+        return repr(value)
+    known = {"ndarray": "a NumPy array", "Tensor": "a tensor"}
+    return known.get(type(value).__name__, f"a {type(value).__name__}")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or what it is if it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0]

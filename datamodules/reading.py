@@ -70,10 +70,7 @@ def read_image(path: str | Path | FileContent) -> Image.Image:
     """
     try:
         with open_image(path) as image:
-            storage = Storage.of(image)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _on_white(to_srgb(_eight_bits(upright, storage)))
+            return prepare(image)
     except (FileNotFoundError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -81,6 +78,19 @@ def read_image(path: str | Path | FileContent) -> Image.Image:
     except Exception as error:  # Decoders raise nearly anything on a damaged file.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read image {path}: {reason}") from error
+
+
+def prepare(image: Image.Image) -> Image.Image:
+    """Pillow's image as `read_image` gives those of files: RGB, 8-bit, upright, in sRGB.
+
+    Raises:
+        ValueError: its values have no known range.
+        OSError: it is one of a file that cannot be decoded.
+    """
+    storage = Storage.of(image)
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    return _on_white(to_srgb(_eight_bits(upright, storage)))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ ORDER = """
     runs: cost comparison comparison_cell comparison_table
     datamodules: listing colours
     datamodules: items reading square_images masks
-    datamodules: loading order tars streaming fetching
+    datamodules: loading order tars streaming fetching loaded
     datamodules: domain_data domain_images unpaired_images captioned_images shards afhq
     datamodules: predict_data
     datamodules: translation_images edit_rows edit_images new_images *

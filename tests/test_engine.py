@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import cyclelight
 from cyclelight.chains.engine import Engine, Runner
 from cyclelight.cli import main
-from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.diffusion.denoiser import NetworkDenoiser, Prediction
 from cyclelight.diffusion.pixels import to_uint8
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.domain import Domain
@@ -116,7 +116,14 @@ def test_equal_networks_still_give_the_image_back() -> None:
 
 def test_a_formula_has_no_network_to_speed_up() -> None:
     plain = domain(0)
-    bare = Domain(lambda x_t, t: plain.denoiser(x_t, t), R)  # type: ignore[arg-type]
+
+    class Formula:
+        schedule = plain.schedule
+
+        def __call__(self, x_t: Tensor, t: int | Tensor) -> Prediction:
+            return plain.denoiser(x_t, t)
+
+    bare = Domain(Formula(), R)
     assert Engine().speed_up(bare, "bf16-mixed") is bare
 
 

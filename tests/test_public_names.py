@@ -17,7 +17,9 @@ def python(code: str) -> str:
 
 def test_all_are_there() -> None:
     for name in cyclelight.__all__:
-        assert getattr(cyclelight, name).__module__.startswith("cyclelight."), name
+        assert getattr(cyclelight, name).__module__.startswith(("cyclelight.", "datamodules.")), (
+            name
+        )
     assert set(cyclelight.__all__) <= set(dir(cyclelight))
     with pytest.raises(AttributeError, match="no attribute 'nonesuch'"):
         cyclelight.nonesuch  # noqa: B018

@@ -128,7 +128,7 @@ def test_a_batch_is_its_images(model: TextModel, case: str) -> None:
         model.prompted(texts["source"], scale=1.0),
         model.prompted(texts["target"], scale=scales),
         x,
-        keys="abc",
+        keys=list("abc"),
         **settings,
     )
     for i, key in enumerate("abc"):

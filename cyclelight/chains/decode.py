@@ -10,7 +10,8 @@ from cyclelight.chains.loop import last
 from cyclelight.chains.source import scale
 from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
 from cyclelight.diffusion.steps import Step
-from cyclelight.domains.domain import Domain
+from cyclelight.domains.domain import Domain, check_domain
+from cyclelight.errors import BadValue, kind_of
 
 
 def decoder_chain(target: Denoiser, code: LatentCode) -> Iterator[Tensor]:
@@ -45,6 +46,10 @@ def decode(target: Domain, code: LatentCode, *, progress: bool = False) -> Tenso
     Raises:
         ValueError: the code and the target do not go together.
     """
+    check_domain("target", target)
+    if not isinstance(code, LatentCode):
+        told = f"code must be a LatentCode, such as encode returns, got {kind_of(code)}"
+        raise BadValue("code", told)
     target.check_states(code.x_T)
     who = f"the code of {code.source!r} cannot be decoded by {target.name!r}"
     if code.space != target.space:

@@ -11,7 +11,7 @@ from cyclelight.chains.lockstep import LastResidual, check_last_residual
 from cyclelight.chains.source import check_eta, source_chain
 from cyclelight.diffusion.noise import Noise, noise_for
 from cyclelight.diffusion.schedule import TimeGrid
-from cyclelight.domains.domain import Domain
+from cyclelight.domains.domain import Domain, check_domain
 
 
 @torch.no_grad()
@@ -51,7 +51,9 @@ def encode(
     """
     eta = check_eta("eta", eta)
     check_last_residual(last_residual)
+    check_domain("source", source)
     grid = TimeGrid.truncated(source.schedule, steps, strength)
+    source.check_images(images)
     x_0 = source.to_states(images)
     noise = noise_for(len(images), noise, seed, keys)
     chain = source_chain(source.denoiser, x_0, grid=grid, eta=eta, noise=noise)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cyclelight.chains.loop import last
-from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.denoiser import Denoiser, check_prediction
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Step
-from cyclelight.domains.domain import Domain
+from cyclelight.domains.domain import Domain, check_domain
 
 Inversion = Literal["left", "reached", "released"]
 """Which noise prediction a deterministic step upwards takes, see `inversion_chain`."""
@@ -37,14 +37,20 @@ def inversion_chain(
     x, upwards = x_0, list(reversed(grid.timesteps))
     if inversion == "released":
         for s, t in pairwise(upwards):
-            x = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, denoiser(x, s).eps)
+            x = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, _eps(denoiser, x, s))
             yield x
-        yield denoiser(x, grid.start).eps
+        yield _eps(denoiser, x, grid.start)
         return
     for s, t in pairwise([CLEAN, *upwards]):
-        eps = denoiser(x, t if s == CLEAN or inversion == "reached" else s).eps
+        eps = _eps(denoiser, x, t if s == CLEAN or inversion == "reached" else s)
         x = Step.between(denoiser.schedule, s, t, eta=0.0).mean(x, eps)
         yield x
+
+
+def _eps(denoiser: Denoiser, x_t: Tensor, t: int) -> Tensor:
+    prediction = denoiser(x_t, t)
+    check_prediction(prediction, x_t)
+    return prediction.eps
 
 
 @torch.no_grad()
@@ -71,6 +77,8 @@ def invert(
     Raises:
         ValueError: an argument is out of range, or the images do not fit the domain.
     """
+    check_domain("domain", domain)
+    domain.check_images(images)
     x_0 = domain.to_states(images)
     grid = TimeGrid.whole(domain.schedule, steps)
     states = inversion_chain(domain.denoiser, x_0, grid=grid)

@@ -11,7 +11,7 @@ from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
 from cyclelight.diffusion.noise import Noise, noise_for
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Step
-from cyclelight.domains.domain import Domain
+from cyclelight.domains.domain import Domain, check_domain
 from cyclelight.errors import at_least, whole
 
 Adjust = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -74,6 +74,7 @@ def sample(
         ValueError: an argument is out of range, or neither or both of count and x_T are given.
     """
     eta = check_eta("eta", eta)
+    check_domain("domain", domain)
     if (count is None) == (x_T is None):
         raise ValueError("give either count or x_T")
     grid = TimeGrid.whole(domain.schedule, steps)

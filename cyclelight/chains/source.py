@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cyclelight.diffusion.denoiser import Denoiser, Prediction, mean_and_sigma
+from cyclelight.diffusion.denoiser import Denoiser, Prediction, check_prediction, mean_and_sigma
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import CLEAN, TimeGrid
 from cyclelight.diffusion.steps import Eta, Step, add_noise
@@ -108,6 +108,7 @@ def _predictions(
     x = torch.cat(list(states[: len(pairs)]))
     t = torch.tensor([t for t, _ in pairs], device=x.device).repeat_interleave(batch)
     prediction = source(x, t)
+    check_prediction(prediction, x)
     values = {field.name: getattr(prediction, field.name) for field in fields(Prediction)}
 
     def part(i: int) -> Prediction:

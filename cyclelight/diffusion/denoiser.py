@@ -16,7 +16,7 @@ from cyclelight.diffusion.steps import (
     eps_from_x_0,
     x_0_from_eps,
 )
-from cyclelight.errors import BadValue
+from cyclelight.errors import BadValue, kind_of
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a network was trained to output, in diffusers' words: the noise eps, the velocity
@@ -116,8 +116,19 @@ class NetworkDenoiser(nn.Module):
         """
         dtype = next(self.network.parameters()).dtype
         out = self.network(x_t.to(dtype), timesteps, *(each.to(dtype) for each in told))
-        out = (out if isinstance(out, Tensor) else out.sample).to(x_t.dtype)
-        channels = x_t.shape[1]
+        out = out if isinstance(out, Tensor) else getattr(out, "sample", out)
+        if not isinstance(out, Tensor):
+            raise ValueError(
+                f"a network must return a tensor, or an object with one as .sample, "
+                f"got {kind_of(out)}"
+            )
+        out, channels = out.to(x_t.dtype), x_t.shape[1]
+        right = [(len(x_t), many * channels, *x_t.shape[2:]) for many in (1, 2)]
+        if tuple(out.shape) not in right:
+            raise ValueError(
+                f"of states {tuple(x_t.shape)} a network must make as many channels, or twice as "
+                f"many with a range of the variance, got {tuple(out.shape)}"
+            )
         return out[:, :channels], out[:, channels:] if out.shape[1] > channels else None
 
     def forward(self, x_t: Tensor, t: int | Tensor, *told: Tensor) -> Prediction:
@@ -130,7 +141,8 @@ class NetworkDenoiser(nn.Module):
                 that does (`Guided`).
 
         Raises:
-            ValueError: a learned variance is asked of a network that has none.
+            ValueError: a learned variance is asked of a network that has none, or its output is not
+                of the states' shape.
         """
         alpha_bar_t: AlphaBar
         if isinstance(t, Tensor):
@@ -164,8 +176,9 @@ def mean_and_sigma(
     """mu and sigma of the reverse step that a prediction gives.
 
     Raises:
-        ValueError: the prediction has a learned variance and eta is not 1.
+        ValueError: the prediction has a learned variance and eta is not 1, or it is none of x_t.
     """
+    check_prediction(prediction, x_t)
     mean = step.mean(x_t, prediction.eps, prediction.x_0)
     if prediction.cov_x_0 is not None:
         return mean, step.optimal_sigma(prediction.cov_x_0, prediction.last_sigma)
@@ -174,6 +187,24 @@ def mean_and_sigma(
     if step.eta != 1:
         raise ValueError(f"a learned variance goes with eta 1, got eta {step.eta}")
     return mean, step.learned_sigma(prediction.v_range)
+
+
+def check_prediction(prediction: object, x_t: Tensor) -> None:
+    """Raises ValueError unless a denoiser has answered x_t with a prediction of its shape."""
+    if not isinstance(prediction, Prediction):
+        raise ValueError(
+            f"a denoiser must return Prediction(eps), got {kind_of(prediction)}; of a network that "
+            f"returns a tensor or diffusers' output, NetworkDenoiser(network, schedule) is one"
+        )
+    for name in ("eps", "v_range"):
+        values = getattr(prediction, name)
+        if values is None and name == "v_range":
+            continue
+        got = tuple(values.shape) if isinstance(values, Tensor) else kind_of(values)
+        if got != tuple(x_t.shape):  # Another one would be broadcast without a word.
+            raise ValueError(
+                f"a denoiser's {name} must have the shape of x_t, {tuple(x_t.shape)}, got {got}"
+            )
 
 
 def eps_from_output(

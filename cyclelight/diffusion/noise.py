@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from cyclelight.errors import whole
+from cyclelight.errors import BadValue, kind_of, whole
 
 Noise = Callable[[str, int, Tensor], Tensor]
 """A source of noise: (purpose, timestep, like) -> Gaussian numbers with shape, dtype and device of
@@ -107,7 +107,17 @@ def noise_for(
     """The noise of a call: `noise` if given, else keyed by `seed` and `keys`.
 
     `keys` None stands for the position in the batch.
+
+    Raises:
+        ValueError: one of them is of another kind, or there is not one key for each image.
     """
     if noise is not None:
+        if not callable(noise):
+            told = f"noise must be a function of (purpose, timestep, like), got {kind_of(noise)}"
+            raise BadValue("noise", told)
         return noise
+    if isinstance(keys, str) or (keys is not None and len(keys) != batch):
+        got = f"{len(keys)} keys, {batch} images"
+        got = f"the string {keys!r}" if isinstance(keys, str) else got
+        raise BadValue("keys", f"keys must be one per image: got {got}")
     return KeyedNoise(seed, range(batch) if keys is None else keys)

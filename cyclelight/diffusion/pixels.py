@@ -3,7 +3,9 @@
 uint8 HWC, [0, 255]  <->  float32 CHW, [-1, 1]
 """
 
+import warnings
 from hashlib import blake2b
+from math import isfinite
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cyclelight.errors import at_least, one_of
+from cyclelight.errors import BadValue, at_least, kind_of, one_of
 
 FitMode = Literal["crop", "letterbox"]
 
@@ -57,6 +59,91 @@ def to_uint8(image: Tensor) -> Tensor:
     # In float32, since bfloat16 cannot tell neighbouring 8-bit values apart.
     levels = (image.detach().float().clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """(B)CHW, float [-1, 1] => one 8-bit image of Pillow each, RGB or grey; rounded as `to_uint8`.
+
+    Raises:
+        ValueError: they have not 1 or 3 channels, or as `to_uint8`.
+    """
+    if not isinstance(images, Tensor):
+        raise BadValue("images", f"images must be a tensor, got {kind_of(images)}")
+    pixels = to_uint8(images if images.ndim == 4 else images[None])
+    if pixels.shape[-1] not in (1, 3):
+        raise BadValue("images", f"images must have 1 or 3 channels, got {pixels.shape[-1]}")
+    return [Image.fromarray(each.squeeze(-1).cpu().numpy()) for each in pixels]
+
+
+LARGEST = 10.0
+"""What images near [-1, 1] do not reach, however poor the model that made them."""
+
+
+def check_images(name: str, images: object, channels: int, resolution: int) -> None:
+    """Raises ValueError, with what to do, unless these are images as everything here takes them.
+
+    They are a tensor (B, channels, resolution, resolution), B at least 1, floating point, finite,
+    and near [-1, 1]: what a model overshoots is let through, other ranges are not.
+
+    Args:
+        name: of the argument.
+        images: whatever was given.
+        channels: of an image.
+        resolution: its side in pixels.
+    """
+    wanted = f"(B, {channels}, {resolution}, {resolution})"
+    if not isinstance(images, Tensor):
+        raise BadValue(
+            name,
+            f"{name} must be a tensor {wanted} in [-1, 1], got {kind_of(images)}; "
+            f"cyclelight.load_images makes one of files, folders and PIL images",
+        )
+    if not images.is_floating_point():
+        raise BadValue(
+            name,
+            f"{name} must be floating point in [-1, 1], got {images.dtype}: "
+            f"8-bit levels x become x / 127.5 - 1",
+        )
+    _check_shape(name, images, (channels, resolution, resolution))
+    if images.is_meta:
+        return
+    low, high = (float(edge) for edge in images.detach().aminmax())
+    if not (isfinite(low) and isfinite(high)):
+        raise BadValue(name, f"{name} must be finite, got NaN or infinite values")
+    if max(-low, high) > LARGEST or (low >= 0 and high > 2):
+        raise BadValue(
+            name,
+            f"{name} must lie in [-1, 1], got values from {low:.3g} to {high:.3g}; "
+            f"8-bit levels x become x / 127.5 - 1",
+        )
+    if low >= 0 and low < high <= 1:
+        warnings.warn(
+            f"{name} have no value below 0: they must lie in [-1, 1]; if they lie in [0, 1], "
+            f"x must become 2 x - 1",
+            stacklevel=2,
+        )
+
+
+def check_states(name: str, states: object, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless these are states of a chain: finite, floating point, (B, *shape)."""
+    if not isinstance(states, Tensor) or not states.is_floating_point():
+        got = states.dtype if isinstance(states, Tensor) else kind_of(states)
+        raise BadValue(name, f"{name} must be a floating-point tensor, got {got}")
+    _check_shape(name, states, shape)
+    if not states.is_meta and not states.isfinite().all():
+        raise BadValue(name, f"{name} must be finite, got NaN or infinite values")
+
+
+def _check_shape(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    if values.ndim != len(shape) + 1 or tuple(values.shape[1:]) != shape:
+        hint = f"; of one image, {name}[None]" if tuple(values.shape) == shape else ""
+        raise BadValue(
+            name,
+            f"{name} must have shape (B, {', '.join(map(str, shape))}), "
+            f"got {tuple(values.shape)}{hint}",
+        )
+    if not len(values):
+        raise BadValue(name, f"{name} must be at least one, got an empty batch")
 
 
 def digest(pixels: Tensor) -> str:

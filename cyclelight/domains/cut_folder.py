@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclelight.domains.domain import check_shape
+from cyclelight.diffusion.pixels import check_images
 from cyclelight.domains.model_files import (
     build,
     check_kind,
@@ -63,13 +63,12 @@ class Translator:
         return self.channels, self.resolution, self.resolution
 
     def to_states(self, images: Tensor) -> Tensor:
-        """The images (B, C, R, R) as they are.
-
-        Raises:
-            ValueError: they are of another size, or not floating point.
-        """
-        check_shape("images", images, self.shape, f"the generator of {self.name!r}")
+        """The images (B, C, R, R) as they are."""
         return images
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises ValueError unless they are images of this size; see `pixels.check_images`."""
+        check_images("images", images, self.channels, self.resolution)
 
     def to_images(self, states: Tensor) -> Tensor:
         """The images (B, C, R, R) as they are."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.pixels import check_images, check_states
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder, state_shape, state_space
-from cyclelight.errors import at_least, whole
+from cyclelight.errors import BadValue, at_least, kind_of, whole
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Domain:
         autoencoder: what makes its images latents, of which the denoiser then is.
 
     Raises:
-        ValueError: resolution or channels are no positive integer.
+        ValueError: an argument is out of range, or the denoiser is none.
     """
 
     denoiser: Denoiser
@@ -40,6 +41,13 @@ class Domain:
     autoencoder: Autoencoder | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.denoiser) or not hasattr(self.denoiser, "schedule"):
+            raise BadValue(
+                "denoiser",
+                f"denoiser must be called as (x_t, t) and have a schedule, "
+                f"got {kind_of(self.denoiser)}; of a network, NetworkDenoiser(network, schedule) "
+                f"is one",
+            )
         for name in ("resolution", "channels"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         at_least(1, resolution=self.resolution, channels=self.channels)
@@ -83,12 +91,7 @@ class Domain:
         return state_space(self.autoencoder)
 
     def to_states(self, images: Tensor) -> Tensor:
-        """Images (B, channels, resolution^2) in [-1, 1] => clean states (B, *shape) of the chain.
-
-        Raises:
-            ValueError: as `check_images`.
-        """
-        self.check_images(images)
+        """Images (B, channels, resolution^2) in [-1, 1] => clean states (B, *shape) of chains."""
         return images if self.autoencoder is None else self.autoencoder.encode(images)
 
     def to_images(self, states: Tensor) -> Tensor:
@@ -96,24 +99,22 @@ class Domain:
         return states if self.autoencoder is None else self.autoencoder.decode(states)
 
     def check_images(self, images: Tensor) -> None:
-        """Raises ValueError unless `images` are floating point (B, channels, resolution^2)."""
-        shape = (self.channels, self.resolution, self.resolution)
-        check_shape("images", images, shape, f"domain {self.name!r}")
+        """Raises ValueError unless they are images of this domain; see `pixels.check_images`."""
+        check_images("images", images, self.channels, self.resolution)
 
     def check_states(self, states: Tensor) -> None:
-        """Raises ValueError unless `states` are floating point (B, *shape)."""
-        check_shape("x_T", states, self.shape, f"domain {self.name!r}")
+        """Raises ValueError unless `states` are finite, floating point, (B, *shape)."""
+        check_states("x_T", states, self.shape)
 
 
-def check_shape(name: str, values: Tensor, wanted: tuple[int, int, int], whose: str) -> None:
-    """Raises ValueError unless `values` are floating point (B, *wanted), as `whose` are."""
-    if values.ndim != 4 or tuple(values.shape[1:]) != wanted:
-        raise ValueError(
-            f"{name} must have shape (B, {', '.join(map(str, wanted))}) for {whose}, "
-            f"got {tuple(values.shape)}"
+def check_domain(argument: str, domain: object) -> None:
+    """Raises ValueError, naming the argument, unless it is a `Domain`."""
+    if not isinstance(domain, Domain):
+        raise BadValue(
+            argument,
+            f"{argument} must be a Domain, such as cyclelight.load_domain(folder), "
+            f"got {kind_of(domain)}",
         )
-    if not values.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {values.dtype}")
 
 
 def check_pair(source: Domain, target: Domain) -> None:

@@ -153,6 +153,7 @@ class DomainGenerator(Generator):
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Noise) -> Tensor:
         """By DPM-Encoder (Eq. 5) where the steps have noise, else by inversion (DDIM)."""
+        self.domain.check_images(images)
         x_0, denoiser = self.domain.to_states(images), self.domain.denoiser
         if not self.noisy:
             states = list(inversion_chain(denoiser, x_0, grid=self.grid))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
-from cyclelight.domains.domain import Domain, check_pair
+from cyclelight.domains.domain import Domain, check_domain, check_pair
 from cyclelight.errors import BadValue, at_least, plain_numbers
 
 Role = Literal["source", "target"]
@@ -34,7 +34,10 @@ class Ends(Protocol):
         """(C, H, W) of its states."""
 
     def to_states(self, images: Tensor) -> Tensor:
-        """Images (B, C, R, R) in [-1, 1] => states (B, *shape); ValueError if they do not fit."""
+        """Images (B, C, R, R) in [-1, 1] => states (B, *shape)."""
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises ValueError unless they are images of this kind and size."""
 
     def to_images(self, states: Tensor) -> Tensor:
         """States (B, *shape) => images (B, C, R, R), near [-1, 1]."""
@@ -109,6 +112,7 @@ class Method(ABC):
             if domain is None:
                 name = type(self).__name__
                 raise BadValue(role, f"{role}: {name} needs this domain, and got none")
+            check_domain(role, domain)
             chosen[role] = domain
         members = list(chosen.values())
         for other in members[1:]:

@@ -65,6 +65,7 @@ def translate(
         raise ValueError(f"{', '.join(settings)} must be given to the method, {name}(...)")
     domains = method.choose({"source": source, "target": target})
     entry, exit_ = method.ends(domains)
+    entry.check_images(images)
     check_mask(method, mask, images)
     stream: Any = method.stream
     if mask is not None:
