@@ -18,8 +18,8 @@ import torch
 
 import cyclelight
 from cyclelight.chains.engine import Engine, best_precision
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.pixels import to_float, to_uint8
-from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.methods.translate import translate
 from cyclelight.metrics.faithfulness import psnr
 from cyclelight.text.attention import AttentionControl

@@ -20,9 +20,9 @@ from cyclelight.chains.engine import Engine, best_precision
 from cyclelight.chains.lockstep import lockstep
 from cyclelight.chains.source import EncodedStep, source_chain
 from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import KeyedNoise
 from cyclelight.diffusion.pixels import to_float, to_uint8
-from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.folder import load_domain
 from datamodules.listing import list_images

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from cyclelight.chains.sample import sample as sample
     from cyclelight.diffusion.denoiser import NetworkDenoiser as NetworkDenoiser
     from cyclelight.diffusion.denoiser import Prediction as Prediction
+    from cyclelight.diffusion.grid import TimeGrid as TimeGrid
     from cyclelight.diffusion.noise import KeyedNoise as KeyedNoise
     from cyclelight.diffusion.pixels import to_pil as to_pil
     from cyclelight.diffusion.schedule import NoiseSchedule as NoiseSchedule
-    from cyclelight.diffusion.schedule import TimeGrid as TimeGrid
     from cyclelight.domains.autoencoder import Autoencoder as Autoencoder
     from cyclelight.domains.autoencoder_folder import load_autoencoder as load_autoencoder
     from cyclelight.domains.autoencoder_folder import save_autoencoder as save_autoencoder
@@ -63,7 +63,7 @@ _HOMES = {
     "Prediction": "cyclelight.diffusion.denoiser",
     "SDEdit": "cyclelight.methods.sdedit",
     "TextModel": "cyclelight.text.model",
-    "TimeGrid": "cyclelight.diffusion.schedule",
+    "TimeGrid": "cyclelight.diffusion.grid",
     "decode": "cyclelight.chains.decode",
     "encode": "cyclelight.chains.encode",
     "interpolate": "cyclelight.chains.interpolate",

@@ -109,7 +109,10 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return False
     exif = image.getexif()
     space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
-    index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    try:
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except KeyError:  # Of Pillow before 13, where there is none.
+        index = None
     return space == 2 or (space == 0xFFFF and str(index).startswith("R03"))
 
 

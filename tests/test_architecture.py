@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # `__init__`. New files find their place here first.
 ORDER = """
     errors files
-    diffusion: * pixels schedule latent_schedule lowpass steps noise denoiser loss ddgan
+    diffusion: * pixels schedule grid latent_schedule lowpass steps noise denoiser loss ddgan
     networks: unet adm_parts adm classifier
     networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder

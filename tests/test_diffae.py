@@ -19,8 +19,8 @@ from cyclelight.chains.diffae import (
     make_images as decode_images,
 )
 from cyclelight.chains.sample import reverse_chain
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.pixels import to_float
-from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.domains.adapters.diffae import load_diffae
 from cyclelight.domains.generator_folder import load_generator, save_generator
 from cyclelight.modules.diffae import DiffAEModule

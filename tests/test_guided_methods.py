@@ -21,8 +21,9 @@ from cyclelight.chains.invert import inversion_chain
 from cyclelight.chains.sample import reverse_chain
 from cyclelight.cli import main
 from cyclelight.diffusion.denoiser import Prediction
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.lowpass import Kernel, low_pass, resize_matrix
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.classifier import DomainClassifier, save_classifier
 from cyclelight.domains.cut_folder import Translator, save_translator
 from cyclelight.methods.ddib import DDIB

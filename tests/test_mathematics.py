@@ -1,7 +1,7 @@
 """Schedule, grid, step, encoder and decoder against recorded runs, diffusers and closed forms."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,16 +156,26 @@ def test_cleanup_is_the_recorded_refinement() -> None:
     assert_close((result + 1) / 2, v["image_B_f64"], **TIGHT)
 
 
+ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+
+
+def even(steps: int, strength: float) -> list[int]:
+    return [int(t) for t in np.arange(0, 1000, 1000 // steps)[: round(strength * steps)][::-1]]
+
+
 def recursion(
-    source: Gaussian, target: Gaussian, steps: int, strength: float, eta: float
+    source: Gaussian,
+    target: Gaussian,
+    ts: Sequence[int],
+    eta: Callable[[int], float],
+    independent: bool = False,
 ) -> Tensor:
     """(mean, std, correlation) of the translation y of x ~ source, by the exact linear recursion.
 
     Everything is linear in (x_0, x_t, y_t) and the noises: their joint mean and covariance are
     carried down the grid, with no code in common with the library.
     """
-    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    ts = list(np.arange(0, 1000, 1000 // steps))[: round(strength * steps)][::-1]
+    abar = ABAR
     a = abar[ts[0]]
     mean = np.array([source.mean, np.sqrt(a) * source.mean, np.sqrt(a) * source.mean])
     v0 = source.std**2
@@ -174,7 +184,7 @@ def recursion(
     cov = np.array([[v0, c, c], [c, vt, vt], [c, vt, vt]])
     for t, s in zip(ts, [*ts[1:], None], strict=True):
         a, b = abar[t], 1.0 if s is None else abar[s]
-        sigma = eta * np.sqrt((1 - b) / (1 - a) * (1 - a / b))
+        sigma = eta(t) * np.sqrt((1 - b) / (1 - a) * (1 - a / b))
         direction = np.sqrt(max(0.0, 1 - b - sigma**2))
         rows = []
         for g in (source, target):  # mu(x) = gain x + shift for the exact denoiser
@@ -186,8 +196,11 @@ def recursion(
         # x_s = p x_0 + q x_t + sigma n;  y_s = x_s + mu_target(y_t) - mu_source(x_t)
         q = direction / np.sqrt(1 - a)
         p = np.sqrt(b) - q * np.sqrt(a)
+        spread = sigma
+        if independent:  # Of x_t nothing is kept.
+            q, p, spread = 0.0, np.sqrt(b), np.sqrt(1 - b)
         M = np.array([[1, 0, 0], [p, q, 0], [p, q - gs, gt]])
-        noise = np.array([0, sigma, sigma])
+        noise = np.array([0, spread, spread])
         mean = M @ mean + np.array([0, 0, ht - hs])
         cov = M @ cov @ M.T + np.outer(noise, noise)
     std = np.sqrt(np.diag(cov))
@@ -208,7 +221,7 @@ def test_gaussian_domains_translate_as_the_recursion_says(
 ) -> None:
     """For eta < 1 the result is *not* distributed as the target, N(0.4, 0.35^2)."""
     source, target = Gaussian(-0.3, 0.2), Gaussian(0.4, 0.35)
-    expected = recursion(source, target, 250, strength, eta)
+    expected = recursion(source, target, even(250, strength), lambda t: eta)
     for value, figure in zip(expected, known, strict=True):
         assert figure is None or abs(float(value) - figure) < 4e-3  # seen in a finite sample
     generator = torch.Generator().manual_seed(1)
@@ -227,6 +240,77 @@ def test_gaussian_domains_translate_as_the_recursion_says(
     assert_close(
         torch.stack([y.mean(), y.std(), correlation]), expected.double(), rtol=0, atol=4e-3
     )
+
+
+def uniform_in_logsnr(start: int, count: int) -> list[int]:
+    """The timesteps nearest to equal distances in log SNR, found by search."""
+    snr = np.log(ABAR / (1 - ABAR))[: start + 1]
+    wanted = np.linspace(snr[0], snr[-1], count)
+    return [int(np.argmin(np.abs(snr - value))) for value in wanted]
+
+
+@pytest.mark.parametrize(
+    ("settings", "ts", "eta", "independent"),
+    [
+        ({"spacing": "quadratic"}, [round(849 * (i / 33) ** 2) for i in range(34)], 1.0, False),
+        ({"spacing": "logsnr"}, None, 1.0, False),
+        ({"eta": 0.2, "eta_noisy": 0.9}, even(40, 0.85)[::-1], (0.2, 0.9), False),
+        ({"eta": 1.0, "eta_noisy": 0.0}, even(40, 0.85)[::-1], (1.0, 0.0), False),
+        ({"draw": "independent"}, even(40, 0.85)[::-1], 1.0, True),
+        ({"draw": "independent", "eta": 0.0}, even(40, 0.85)[::-1], 0.0, True),
+    ],
+)
+def test_grids_etas_and_draws_do_as_the_recursion_says(
+    settings: dict[str, Any], ts: list[int] | None, eta: Any, independent: bool
+) -> None:
+    source, target = Gaussian(-0.3, 0.2), Gaussian(0.4, 0.35)
+    clean, noisy = eta if isinstance(eta, tuple) else (eta, eta)
+    if ts is None:
+        ts = uniform_in_logsnr(849, 34)
+        ts = [t + max(0, i - t) for i, t in enumerate(ts)]  # Each timestep once: 0, 1, 2, ...
+    method = cyclelight.CycleDiffusion(steps=40, strength=0.85, cleanup=0, **settings)
+    grid = method.grid(SCHEDULE).timesteps[::-1]
+    # Where two are as near in log SNR as in t, either may be taken.
+    assert max(abs(own - other) for own, other in zip(grid, ts, strict=True)) <= 1
+    expected = recursion(
+        source, target, grid[::-1], lambda t: clean + (noisy - clean) * t / 1000, independent
+    )
+    generator = torch.Generator().manual_seed(1)
+    x = -0.3 + 0.2 * torch.randn(8, 3, 64, 64, generator=generator, dtype=torch.float64)
+    y = cyclelight.translate(domain(source, 64), domain(target, 64), x, method=method)
+    correlation = torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]
+    found = torch.stack([y.mean(), y.std(), correlation])
+    assert_close(found, expected.double(), rtol=0, atol=4e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 500, 1000])
+@pytest.mark.parametrize("strength", [0.01, 0.5, 1.0])
+@pytest.mark.parametrize("spacing", ["quadratic", "logsnr"])
+def test_a_spaced_grid_has_its_ends_and_each_timestep_once(
+    steps: int, strength: float, spacing: Any
+) -> None:
+    grid = TimeGrid.spaced(SCHEDULE, steps, strength, spacing)
+    count = max(1, round(strength * steps))
+    assert len(grid) == len(set(grid.timesteps)) == count
+    assert grid.timesteps[-1] == 0
+    if count > 1:
+        assert grid.start == max(count, round(strength * 1000)) - 1
+    with pytest.raises(ValueError, match="spacing must be one of leading, quadratic, logsnr"):
+        TimeGrid.spaced(SCHEDULE, steps, strength, "even")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spacing", ["quadratic", "logsnr"])
+@pytest.mark.parametrize("eta", [(0.0, 1.0), (1.0, 0.0), (0.5, None)])
+@pytest.mark.parametrize("draw", ["chain", "independent", "one"])
+def test_equal_models_give_the_image_back_with_every_setting(
+    folders: dict[str, Path], spacing: Any, eta: tuple[float, float | None], draw: Any
+) -> None:
+    source = cyclelight.load_domain(folders["epsilon"])
+    method = cyclelight.CycleDiffusion(
+        6, eta[0], 0.85, spacing, cleanup=0, eta_noisy=eta[1], draw=draw
+    )
+    x = images()
+    assert torch.equal(cyclelight.translate(source, source, x, method=method), x)
 
 
 def test_codes_are_gaussian_only_at_eta_1() -> None:

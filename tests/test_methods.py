@@ -17,7 +17,7 @@ from torch.testing import assert_close
 import cyclelight
 from cyclelight.chains.lockstep import lockstep
 from cyclelight.chains.source import Draw, source_chain
-from cyclelight.diffusion.schedule import TimeGrid
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.steps import Eta
 from cyclelight.methods.base import Method
 from cyclelight.methods.cut import CUT

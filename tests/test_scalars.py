@@ -15,7 +15,7 @@ from torch import Tensor
 
 import cyclelight
 from cyclelight import DDCM, CycleDiffusion, EditFriendly, LatentCode, NoiseSchedule, SDEdit
-from cyclelight.diffusion.schedule import TimeGrid
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.errors import BadValue, real, whole
 from cyclelight.guidance.langevin import Adam, CrankNicolson, Langevin
 from cyclelight.guidance.tfg import TFG

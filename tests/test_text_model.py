@@ -23,8 +23,9 @@ from cyclelight.chains.engine import Engine
 from cyclelight.chains.lockstep import lockstep
 from cyclelight.chains.source import source_chain
 from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.latent_schedule import LatentDiffusionSchedule
-from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Step, eps_from_x_0
 from cyclelight.domains.domain import Domain
 from cyclelight.text.guided import Guided

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from cyclelight.chains.loop import last
 from cyclelight.chains.sample import reverse_chain
 from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import KeyedNoise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.networks.diffae import DiffusionAutoencoder
 
 SCHEDULE = NoiseSchedule.linear()

@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 from cyclelight.chains.latent_code import LatentCode
 from cyclelight.chains.lockstep import LastResidual, check_last_residual
 from cyclelight.chains.source import check_eta, source_chain
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise, noise_for
-from cyclelight.diffusion.schedule import TimeGrid
 from cyclelight.domains.domain import Domain, check_domain
 
 

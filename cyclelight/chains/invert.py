@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cyclelight.chains.loop import last
 from cyclelight.diffusion.denoiser import Denoiser, check_prediction
-from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.grid import TimeGrid
+from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain, check_domain
 

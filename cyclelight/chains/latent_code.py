@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cyclelight.chains.source import check_eta
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.latent_schedule import stored_schedule
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.errors import BadValue, first_line, printable
 
 

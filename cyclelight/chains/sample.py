@@ -8,8 +8,9 @@ from torch import Tensor
 from cyclelight.chains.loop import last
 from cyclelight.chains.source import check_eta
 from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise, noise_for
-from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain, check_domain
 from cyclelight.errors import at_least, whole

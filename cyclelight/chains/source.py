@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from cyclelight.diffusion.denoiser import Denoiser, Prediction, check_prediction, mean_and_sigma
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Eta, Step, add_noise
 from cyclelight.errors import BadValue, real
 
@@ -94,7 +95,7 @@ def source_chain(
             pairs, steps, chunk, chunk[1:], _predictions(source, chunk, pairs), strict=False
         ):
             mean, sigma = mean_and_sigma(step, x_t, prediction)
-            yield EncodedStep(t, s, x_t, x_s, mean, sigma, eta)
+            yield EncodedStep(t, s, x_t, x_s, mean, sigma, step.eta)
         x_t = chunk[-1]
 
 
@@ -143,6 +144,7 @@ def _states(
         for t, s in grid.pairs:
             yield x_t
             if s != CLEAN:
-                drawn = torch.zeros_like(x_0) if eta == 0 else noise("posterior", t, x_0)
-                x_t = Step.between(schedule, t, s, eta).posterior(x_t, x_0, drawn)
+                step = Step.between(schedule, t, s, eta)
+                drawn = torch.zeros_like(x_0) if step.eta == 0 else noise("posterior", t, x_0)
+                x_t = step.posterior(x_t, x_0, drawn)
     yield x_0

@@ -17,7 +17,21 @@ from cyclelight.diffusion.schedule import NoiseSchedule
 AlphaBar = float | Tensor
 """One alpha-bar for the whole batch, or a tensor (B, 1, 1, 1) with one for each image."""
 
-Eta = float | Literal["maximum"]
+
+@dataclass(frozen=True)
+class LinearEta:
+    """An eta that changes linearly with the timestep.
+
+    Args:
+        clean: at timestep 0, 0 .. 1.
+        noisy: at timestep T, 0 .. 1.
+    """
+
+    clean: float
+    noisy: float
+
+
+Eta = float | Literal["maximum"] | LinearEta
 """How stochastic a step is: 0 (deterministic) .. 1 (DDPM), or `maximum`, where sigma is all of the
 noise of the level that is reached, sqrt(1 - abar_s), and nothing of the old noise stays."""
 
@@ -70,18 +84,20 @@ class Step:
     Args:
         alpha_bar_t: alpha-bar of the level that is left, in (0, 1]; 1 is the clean image.
         alpha_bar_s: alpha-bar of the level that is reached, in (0, 1].
-        eta: see `Eta`.
+        eta: 0 .. 1, or `maximum`, see `Eta`.
         lowest: whether the level that is reached is the schedule's lowest, timestep 0.
     """
 
     alpha_bar_t: float
     alpha_bar_s: float
-    eta: Eta
+    eta: float | Literal["maximum"]
     lowest: bool = False
 
     @classmethod
     def between(cls, schedule: NoiseSchedule, t: int, s: int, eta: Eta) -> "Step":
         """The step from timestep t to timestep s of a schedule."""
+        if isinstance(eta, LinearEta):
+            eta = eta.clean + (eta.noisy - eta.clean) * t / schedule.timesteps
         return cls(schedule.alpha_bar(t), schedule.alpha_bar(s), eta, s == 0)
 
     @property

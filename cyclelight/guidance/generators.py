@@ -19,8 +19,9 @@ from cyclelight.chains.invert import inversion_chain
 from cyclelight.chains.source import check_eta, source_chain
 from cyclelight.diffusion.ddgan import DDGANSchedule
 from cyclelight.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, mean_and_sigma
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.domain import Domain
 from cyclelight.errors import BadValue

@@ -3,15 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
 from cyclelight.chains.source import check_eta
+from cyclelight.diffusion.grid import Spacing, TimeGrid, check_strength
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.domain import Domain, check_domain, check_pair
-from cyclelight.errors import BadValue, at_least, plain_numbers
+from cyclelight.errors import BadValue, at_least, one_of, plain_numbers
 
 Role = Literal["source", "target"]
 Domains = Mapping[Role, Domain]
@@ -135,6 +136,7 @@ class GridMethod(Method):
         steps: number of timesteps of the whole grid, 1 .. T.
         eta: 0 .. 1; see `Step`.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
+        spacing: how the timesteps are spread, see `Spacing`.
 
     Raises:
         ValueError: a setting is out of range.
@@ -143,11 +145,13 @@ class GridMethod(Method):
     steps: int = 50
     eta: float = 1.0
     strength: float = 0.85
+    spacing: Spacing = "leading"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_eta("eta", self.eta)
         check_strength(self.strength)
+        one_of(get_args(Spacing), spacing=self.spacing)
 
     def grid(self, schedule: NoiseSchedule) -> TimeGrid:
         """The timesteps that are run.
@@ -155,7 +159,7 @@ class GridMethod(Method):
         Raises:
             ValueError: `steps` is above the schedule's T.
         """
-        return TimeGrid.truncated(schedule, self.steps, self.strength)
+        return TimeGrid.spaced(schedule, self.steps, self.strength, self.spacing)
 
     def length(self, schedule: NoiseSchedule) -> int:
         return len(self.grid(schedule))

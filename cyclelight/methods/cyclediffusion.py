@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from torch import Tensor
 
 from cyclelight.chains.lockstep import LastResidual, check_last_residual, lockstep
-from cyclelight.chains.source import check_eta, source_chain
+from cyclelight.chains.source import Draw, check_eta, source_chain
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
-from cyclelight.errors import BadValue
+from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.diffusion.steps import LinearEta
+from cyclelight.errors import BadValue, one_of
 from cyclelight.methods.base import Domains, GridMethod, check_parallel
 from cyclelight.methods.sdedit import renoised_chain
 
@@ -31,6 +33,8 @@ class CycleDiffusion(GridMethod):
             is truly Gaussian.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end. Less
             keeps more.
+        spacing: how the timesteps are spread: `leading` evenly, as published; `quadratic` and
+            `logsnr` with more of them near the clean end.
         cleanup: SDEdit on the target afterwards (Meng et al. 2022): steps of a training schedule of
             1000 to go back; 0 for none. More is more realistic and less faithful.
         cleanup_eta: eta of the cleanup.
@@ -39,6 +43,10 @@ class CycleDiffusion(GridMethod):
         parallel: how many states one call of the source's network may take. Above the batch size,
             several timesteps of the encoding go in one call: faster for few images on a GPU, and
             equal to a level of 255. 0 for one timestep a call.
+        eta_noisy: eta at the noisy end of the schedule, if it is to change linearly from `eta` at
+            the clean end; None for the same.
+        draw: the source's states: `chain`, each from the posterior of the one before, as published;
+            or `independent`, each with fresh noise.
 
     Raises:
         ValueError: a setting is out of range.
@@ -48,6 +56,8 @@ class CycleDiffusion(GridMethod):
     cleanup_eta: float = 1.0
     last_residual: LastResidual = "keep"
     parallel: int = 0
+    eta_noisy: float | None = None
+    draw: Draw = "chain"
 
     masks: ClassVar[bool] = True
 
@@ -56,6 +66,9 @@ class CycleDiffusion(GridMethod):
         check_eta("cleanup_eta", self.cleanup_eta)
         check_last_residual(self.last_residual)
         check_parallel(self.parallel)
+        one_of(get_args(Draw), draw=self.draw)
+        if self.eta_noisy is not None:
+            object.__setattr__(self, "eta_noisy", check_eta("eta_noisy", self.eta_noisy))
         if not 0 <= self.cleanup <= TRAINING_STEPS:
             raise BadValue("cleanup", f"cleanup must be in 0..{TRAINING_STEPS}, got {self.cleanup}")
 
@@ -87,8 +100,9 @@ class CycleDiffusion(GridMethod):
         """The states of the target chain, then those of the cleanup."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid, y = self.grid(source.schedule), x_0
+        eta = self.eta if self.eta_noisy is None else LinearEta(self.eta, self.eta_noisy)
         chain = source_chain(
-            source, x_0, grid=grid, eta=self.eta, noise=noise, parallel=self.parallel
+            source, x_0, grid=grid, eta=eta, noise=noise, draw=self.draw, parallel=self.parallel
         )
         for y in lockstep(target, chain, last_residual=self.last_residual, mask=mask):
             yield y
@@ -109,4 +123,4 @@ class CycleDiffusion(GridMethod):
         if self.cleanup == 0:
             return None
         top = max(1, round(self.cleanup * schedule.timesteps / TRAINING_STEPS))
-        return TimeGrid.whole(schedule, self.steps).below(top)
+        return TimeGrid.spaced(schedule, self.steps, 1.0, self.spacing).below(top)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cyclelight.chains.lockstep import lockstep
 from cyclelight.chains.source import source_chain
+from cyclelight.diffusion.grid import TimeGrid, check_strength
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid, check_strength
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.methods.base import Domains, Method, check_parallel
 
 

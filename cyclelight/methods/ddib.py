@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cyclelight.chains.invert import Inversion, inversion_chain
 from cyclelight.chains.sample import reverse_chain
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.errors import one_of
 from cyclelight.methods.base import Domains, Method
 

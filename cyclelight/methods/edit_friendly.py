@@ -23,6 +23,7 @@ class EditFriendly(GridMethod):
         steps: number of timesteps of the whole grid, 1 .. T.
         eta: 0 .. 1; the paper has 1.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
+        spacing: how the timesteps are spread, see `Spacing`.
         parallel: how many states one call of the source's network may take; see `CycleDiffusion`.
 
     Raises:

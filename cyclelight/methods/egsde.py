@@ -56,6 +56,7 @@ class EGSDE(GridMethod):
         eta: 0 .. 1; the authors have 1.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end. The
             authors have 0.5.
+        spacing: how the timesteps are spread, see `Spacing`.
         lambda_s: weight of leaving the source domain; the authors have 500.
         lambda_i: weight of staying near the image; the authors have 2 for 256 pixels. Its energy is
             a sum over pixels.

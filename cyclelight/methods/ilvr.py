@@ -8,9 +8,10 @@ from torch import Tensor
 
 from cyclelight.chains.sample import reverse_chain
 from cyclelight.chains.source import check_eta
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.lowpass import check_factor, low_pass
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.diffusion.steps import add_noise
 from cyclelight.domains.domain import Domain
 from cyclelight.errors import BadValue, at_least

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from cyclelight.chains.sample import reverse_chain
 from cyclelight.diffusion.denoiser import Denoiser
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import CLEAN, TimeGrid
+from cyclelight.diffusion.schedule import CLEAN
 from cyclelight.diffusion.steps import Step, add_noise
 from cyclelight.methods.base import Domains, GridMethod, Role
 
@@ -24,6 +25,7 @@ class SDEdit(GridMethod):
         eta: 0 (DDIM) .. 1 (DDPM).
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end: how much
             of the image the noise hides. The paper has 0.5.
+        spacing: how the timesteps are spread, see `Spacing`.
 
     Raises:
         ValueError: a setting is out of range.

@@ -20,9 +20,10 @@ from cyclelight.chains.engine import Engine
 from cyclelight.chains.loop import last
 from cyclelight.chains.sample import sample
 from cyclelight.diffusion.denoiser import NetworkDenoiser
+from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import KeyedNoise
 from cyclelight.diffusion.pixels import to_uint8
-from cyclelight.diffusion.schedule import NoiseSchedule, TimeGrid
+from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.domain import Domain
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.methods.sdedit import renoised_chain
