@@ -2,8 +2,13 @@
 PYTHON ?= python3
 IMAGES ?= docs/demo/cats
 
+# Which build of torch: empty for the package index's, which on Linux has CUDA; cpu for one without.
+# What was chosen once stays.
+TORCH ?= $(shell cat .venv/.torch 2> /dev/null)
+
 BIN := .venv/bin
-STAMP := .venv/.installed
+STAMP := .venv/.installed$(TORCH)
+LOCK := requirements$(if $(TORCH),-$(TORCH)).lock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all test-slurm lint types format demo lock clean
@@ -11,19 +16,21 @@ STAMP := .venv/.installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv and install the locked versions into it
+setup: $(STAMP) ## make .venv, install the locked versions; TORCH=cpu: without the GPU packages
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "cyclelight needs Python 3.11 or newer; name one: make setup PYTHON=python3.11" >&2; exit 1; }
-	@echo "Installing into .venv (minutes the first time, about 6 GB)"
+	@echo "Installing into .venv (minutes the first time, about $(if $(TORCH),2,6) GB)"
 	@# venv over a half-made environment repairs it; over a good one it is not run.
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@# Compiled here, since where Python may not write it would compile at each start.
 	@# Editable by a path file, which editors and type checkers follow; an import hook they do not.
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-		--config-settings editable_mode=compat --requirement requirements.lock --editable .
+		$(if $(TORCH),--torch-backend $(TORCH)) \
+		--config-settings editable_mode=compat --requirement $(LOCK) --editable .
+	@echo $(TORCH) > .venv/.torch
 	@touch $@
 
 test: $(STAMP) ## run the tests, but for the slow ones
@@ -55,13 +62,14 @@ demo: $(STAMP) ## translate cats into dogs; your own images: make demo IMAGES=pa
 		--data.source "$(IMAGES)" --output demo --overwrite
 	@echo "The sources beside their translations: demo/gallery.png. Your own: make demo IMAGES=path/to/images"
 
-lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock
+lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and -cpu.lock
 	@$(BIN)/uv lock --quiet --upgrade
 	@{ echo "# The versions that this project is developed and tested with, for pip and uv alike."; \
 		echo "# Made from pyproject.toml by \`make lock\`; not edited by hand."; \
 		$(BIN)/uv export --quiet --frozen --no-hashes --no-annotate --no-header --no-emit-project \
 			--all-groups; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
+	@grep -vE '^(nvidia|cuda)-|^triton=' requirements.lock > requirements-cpu.lock
 	@# uv.lock names the registry of whoever made it.
 	@rm uv.lock
 

@@ -1,5 +1,6 @@
 """CycleDiffusion on PyTorch Lightning: translation between image domains by their latent noises."""
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from cyclelight.text.load import load_text_model as load_text_model
     from cyclelight.text.model import TextModel as TextModel
     from datamodules.loaded import load_images as load_images
+
+if sys.platform == "win32":
+    raise ImportError("cyclelight runs on Linux and macOS; on Windows, in WSL 2")
 
 __version__ = version("cyclelight")
 
