@@ -1,6 +1,8 @@
 """What `fit`, `validate` and `test` ask of the images of one domain, wherever these come from."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
@@ -8,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from cyclelight.diffusion.pixels import FitMode
 from datamodules.order import Batch, batch_loader, groups_of
-from datamodules.reading import OnError, check_loading
+from datamodules.reading import FileContent, OnError, check_loading
 from datamodules.square_images import SquareImages
 
 
@@ -32,13 +34,18 @@ def resolution_of(module: object) -> int:
     return module.resolution
 
 
+def channels_of(module: object) -> int:
+    """The channels of a module's images: its `channels`, or 3 where it says nothing of them."""
+    return int(getattr(module, "channels", 3))
+
+
 class DomainData(LightningDataModule, ABC):
     """The images of one domain: how they are found and read is left to subclasses.
 
     `load` sets `val_images`.
 
-    Batches are dicts: `image`, (B, R, R, 3), uint8; `key` and `path`, B strings each.
-    R is the `resolution` of the trainer's module.
+    Batches are dicts: `image`, (B, R, R, C), uint8; `key` and `path`, B strings each.
+    R is the `resolution` of the trainer's module, C its `channels`.
 
     Args:
         batch_size: images per step and process.
@@ -54,6 +61,8 @@ class DomainData(LightningDataModule, ABC):
 
     val_images: SquareImages | None = None
     """The images that judge; known after `setup`."""
+    channels: int = 3
+    """C, as which images are read: 3 for RGB, or 1 for grey; `setup` sets it before `load`."""
 
     def __init__(
         self,
@@ -70,9 +79,11 @@ class DomainData(LightningDataModule, ABC):
         self.on_error: OnError = on_error
 
     def setup(self, stage: str) -> None:
-        """Read what `stage` needs at the resolution of the trainer's module."""
+        """Read what `stage` needs at the resolution of the trainer's module, in its channels."""
         assert self.trainer is not None
-        self.load(resolution_of(self.trainer.lightning_module), train=stage == "fit")
+        module = self.trainer.lightning_module
+        self.channels = channels_of(module)
+        self.load(resolution_of(module), train=stage == "fit")
 
     @abstractmethod
     def load(self, resolution: int, *, train: bool = True) -> None:
@@ -85,6 +96,23 @@ class DomainData(LightningDataModule, ABC):
         Raises:
             ValueError: an image cannot be read, or none can.
         """
+
+    def squares(
+        self, files: Sequence[tuple[str, Path | FileContent]], resolution: int
+    ) -> SquareImages:
+        """Image files, or contents of such, as this data reads them.
+
+        Raises:
+            ValueError: a file is unreadable under `raise`.
+        """
+        return SquareImages(files, resolution, self.fit_mode, self.on_error, channels=self.channels)
+
+    def fits(self, images: SquareImages | None, resolution: int) -> bool:
+        """Whether images were read as they are to be read now."""
+        return images is not None and (images.resolution, images.channels) == (
+            resolution,
+            self.channels,
+        )
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:

@@ -46,10 +46,10 @@ def domain_name(folder: Path) -> str:
 class DomainImages(DomainData):
     """The images of one domain for `fit`, `validate` and `test` (which uses the val images).
 
-    Items and batches are dicts: `image`, (R, R, 3), uint8; `key`, the path relative to
-    its folder; `path`. R is the module's `resolution`. Up to 512 MiB of pixels per split
-    (3 R^2 bytes per image: 10,900 images of 128 pixels) are decoded once and stay in memory, in
-    each process. Nothing is flipped here: the training module does that.
+    Items and batches are dicts: `image`, (R, R, C), uint8; `key`, the path relative to
+    its folder; `path`. R is the module's `resolution`, C its `channels`. Up to 512 MiB of pixels
+    per split (C R^2 bytes per image: 10,900 images of 128 pixels) are decoded once and stay in
+    memory, in each process. Nothing is flipped here: the training module does that.
 
     Args:
         root: folder of the images, searched recursively.
@@ -129,9 +129,9 @@ class DomainImages(DomainData):
         self.val_images = self._squares(self.val_images, self.val_files, resolution)
 
     def _squares(self, made: SquareImages | None, files: Files, resolution: int) -> SquareImages:
-        if made is not None and made.resolution == resolution:
+        if made is not None and self.fits(made, resolution):
             return made
-        images = SquareImages(files, resolution, self.fit_mode, self.on_error)
+        images = self.squares(files, resolution)
         if not len(images):
             raise ValueError(f"none of the {len(files)} images below {self.root} can be read")
         return images

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 Item = dict[str, Any]
-"""key: names the image in the run; path: where its source is; image: that, uint8 (R, R, 3), if
+"""key: names the image in the run; path: where its source is; image: that, uint8 (R, R, C), if
 there is one; and whatever further fields the data has, as JSON has them, which stand in the
 manifest of a run."""
 

@@ -43,8 +43,8 @@ def load_images(
     read = [image for source in given for image in _read(source)]
     if not read:
         raise BadValue("images", "images must be at least one path or PIL image, got none")
-    mode = "L" if domain.channels == 1 else "RGB"
-    squares = [fit_square(image, domain.resolution, fit_mode).convert(mode) for image in read]
+    side, channels = domain.resolution, domain.channels
+    squares = [fit_square(image, side, fit_mode, channels) for image in read]
     pixels = np.stack([np.asarray(square) for square in squares])
     return to_float(torch.from_numpy(pixels.reshape(*pixels.shape[:3], -1)))
 

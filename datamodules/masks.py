@@ -68,6 +68,7 @@ class MaskedImages(SquareImages):
         fit_mode: of images and masks.
         on_error: as of `SquareImages`; of a mask that cannot be read, always an error.
         masks: the file of each image's mask, by key.
+        channels: as of `SquareImages`.
 
     Raises:
         ValueError: a file cannot be read.
@@ -80,13 +81,16 @@ class MaskedImages(SquareImages):
         fit_mode: FitMode,
         on_error: OnError,
         masks: dict[str, Path],
+        channels: int = 3,
     ) -> None:
         self.masks = masks
         fields: dict[str, dict[str, Any]] = {}
         for key, path in masks.items():
             mask = read_mask(path, resolution, fit_mode)
             fields[key] = {"mask_digest": digest(mask.to(torch.uint8))}
-        super().__init__(files, resolution, fit_mode, on_error, keep=False, fields=fields)
+        super().__init__(
+            files, resolution, fit_mode, on_error, keep=False, fields=fields, channels=channels
+        )
 
     def __getitem__(self, index: int) -> Item:
         item = super().__getitem__(index)

@@ -59,5 +59,10 @@ class NewImages(PredictData):
         self.items = Items(self.keys)
         if self.reference_files:
             self.reference_images = SquareImages(
-                self.reference_files, resolution, self.fit_mode, self.on_error, keep=False
+                self.reference_files,
+                resolution,
+                self.fit_mode,
+                self.on_error,
+                keep=False,
+                channels=self.channels,
             )

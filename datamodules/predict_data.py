@@ -20,8 +20,9 @@ class PredictData(LightningDataModule, ABC):
     A subclass sets `batch_size` and `num_workers`, and `load` sets `items`.
 
     Batches are dicts: `key`, which names the image in the run (its noise, its output); where there
-    are sources, `image`, (B, R, R, 3), uint8; `path` and `digest` of the source, or nothing;
-    further fields stand in the manifest. R is the `resolution` of the task.
+    are sources, `image`, (B, R, R, C), uint8; `path` and `digest` of the source, or nothing;
+    further fields stand in the manifest. R is the `resolution` of the task,
+    C its `channels`.
     """
 
     batch_size: int
@@ -32,6 +33,8 @@ class PredictData(LightningDataModule, ABC):
     """What can be made: `SquareImages` where there are sources; known after `setup`."""
     reference_images: SquareImages | None = None
     """Real images of what is made, to judge it by, if there are any; known after `setup`."""
+    channels: int = 3
+    """C, as which images are read: 3 for RGB, or 1 for grey; `setup` sets it before `load`."""
 
     @property
     @abstractmethod
@@ -57,9 +60,11 @@ class PredictData(LightningDataModule, ABC):
         """
 
     def setup(self, stage: str) -> None:
-        """Look at the sources at the resolution of the trainer's task."""
+        """Look at the sources at the resolution of the trainer's task, in its channels."""
         assert self.trainer is not None
-        self.load(task_of(self.trainer.lightning_module).resolution)
+        task = task_of(self.trainer.lightning_module)
+        self.channels = task.channels
+        self.load(task.resolution)
 
     @property
     def loaded(self) -> Items:
@@ -83,7 +88,7 @@ class PredictData(LightningDataModule, ABC):
         return batch_loader(self.loaded, groups, self.num_workers, self.trainer)
 
     def reference_pixels(self, count: int) -> list[Tensor]:
-        """Up to `count` real images of the target, evenly spread: (R, R, 3), uint8 each."""
+        """Up to `count` real images of the target, evenly spread: (R, R, C), uint8 each."""
         images = self.reference_images
         total = len(images) if images is not None else 0
         count = min(count, total)

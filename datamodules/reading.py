@@ -201,9 +201,12 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def read_square(path: str | Path | FileContent, resolution: int, mode: FitMode) -> Tensor:
-    """Any image file => (resolution, resolution, 3), uint8; errors as `read_image`."""
-    return torch.from_numpy(np.array(fit_square(read_image(path), resolution, mode)))
+def read_square(
+    path: str | Path | FileContent, resolution: int, mode: FitMode, channels: int = 3
+) -> Tensor:
+    """Any image file => (resolution, resolution, channels), uint8; errors as `read_image`."""
+    pixels = np.array(fit_square(read_image(path), resolution, mode, channels))
+    return torch.from_numpy(pixels).view(resolution, resolution, channels)
 
 
 def check_loading(batch_size: int, num_workers: int, fit_mode: str, on_error: str) -> None:

@@ -11,7 +11,6 @@ from cyclelight.errors import BadValue, at_least
 from datamodules.domain_data import DomainData
 from datamodules.loading import make_loader, useful_workers
 from datamodules.order import Batch, BatchOrder
-from datamodules.square_images import SquareImages
 from datamodules.streaming import ShardBatches, ShardOrder
 from datamodules.tars import (
     Sample,
@@ -101,9 +100,9 @@ class ShardImages(DomainData):
                 self.counts = list(pool.map(count_images, self.train_shards))
             if not any(self.counts):
                 raise BadValue("train", f"train: no images in {self.train}")
-        if self.val_images is None or self.val_images.resolution != resolution:
+        if not self.fits(self.val_images, resolution):
             files = self._val_files()
-            self.val_images = SquareImages(files, resolution, self.fit_mode, self.on_error)
+            self.val_images = self.squares(files, resolution)
             if not len(self.val_images):
                 raise ValueError(f"none of the {len(files)} images of {self.val} can be read")
         self.resolution = resolution
@@ -147,7 +146,9 @@ class ShardImages(DomainData):
         )
         workers = useful_workers(workers, shard_order.batches)
         shard_order = replace(shard_order, streams=max(1, workers))  # One for each of them.
-        batches = ShardBatches(shard_order, self.resolution, self.fit_mode, self.on_error)
+        batches = ShardBatches(
+            shard_order, self.resolution, self.fit_mode, self.on_error, self.channels
+        )
         order = BatchOrder(batches)
         if self.trainer:
             order.follow(self.trainer, len(batches))

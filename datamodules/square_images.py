@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class SquareImages(Items):
     Every file is decoded once when the dataset is made: an unreadable one stops a run before it
     starts rather than hours later, and batches have no holes. That takes milliseconds per image,
     in threads; training or translating takes far longer. Up to `MEMORY_LIMIT` the decoded pixels
-    stay in memory (3 R^2 bytes per image, in each process). Otherwise files are read anew when they
+    stay in memory (C R^2 bytes per image, in each process). Otherwise files are read anew when they
     are needed, and several processes share the first look at them: all must make the dataset.
 
     Args:
@@ -42,6 +43,7 @@ class SquareImages(Items):
         keep: whether pixels may stay in memory.
         hint: how to go on without an unreadable file; the error's end.
         fields: further fields of the items, by key.
+        channels: C: 3 for RGB, or 1 for grey.
     """
 
     def __init__(
@@ -54,17 +56,18 @@ class SquareImages(Items):
         keep: bool = True,
         hint: str = f" ({SKIP_HINT})",
         fields: Mapping[str, Mapping[str, Any]] | None = None,
+        channels: int = 3,
     ) -> None:
-        self.resolution, self.fit_mode = resolution, fit_mode
-        shape = (len(files), resolution, resolution, 3)
-        small = len(files) * 3 * resolution**2 <= MEMORY_LIMIT
+        self.resolution, self.fit_mode, self.channels = resolution, fit_mode, channels
+        shape = (len(files), resolution, resolution, channels)
+        small = prod(shape) <= MEMORY_LIMIT
         pixels = torch.empty(shape, dtype=torch.uint8) if keep and small else None
         digests = np.full(len(files), "", "S16")  # Of those that this process looks at.
 
         def decode(index: int) -> str | None:
             """The reason why the file cannot be read, if so."""
             try:
-                square = read_square(files[index][1], resolution, fit_mode)
+                square = read_square(files[index][1], resolution, fit_mode, channels)
             except (ValueError, FileNotFoundError) as error:
                 return str(error)
             digests[index] = digest(square)
@@ -106,14 +109,14 @@ class SquareImages(Items):
         return super()._differs(index, entry) or (bool(now) and entry["digest"] != now)
 
     def pixels_of(self, key: str) -> Tensor:
-        """The image of that key: (R, R, 3), uint8."""
+        """The image of that key: (R, R, C), uint8."""
         return self.pixels(self.index[key])
 
     def pixels(self, index: int) -> Tensor:
-        """(R, R, 3), uint8."""
+        """(R, R, C), uint8."""
         if self._pixels is not None:
             return self._pixels[index]
-        return read_square(self.files[index][1], self.resolution, self.fit_mode)
+        return read_square(self.files[index][1], self.resolution, self.fit_mode, self.channels)
 
     def __getitem__(self, index: int) -> Item:
         image, path = self.pixels(index), str(self.files[index][1])

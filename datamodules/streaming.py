@@ -134,9 +134,14 @@ class ShardBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, order: ShardOrder, resolution: int, fit_mode: FitMode, on_error: OnError
+        self,
+        order: ShardOrder,
+        resolution: int,
+        fit_mode: FitMode,
+        on_error: OnError,
+        channels: int = 3,
     ) -> None:
-        self.order, self.resolution = order, resolution
+        self.order, self.resolution, self.channels = order, resolution, channels
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
         self._samples: Iterator[Sample] = iter(())
@@ -159,7 +164,7 @@ class ShardBatches(Dataset[Batch]):
         images, good = [], []
         for key, encoded in samples:
             try:
-                square = read_square(encoded, self.resolution, self.fit_mode)
+                square = read_square(encoded, self.resolution, self.fit_mode, self.channels)
             except ValueError as error:
                 if self.on_error == "raise":
                     raise ValueError(f"{error} ({SKIP_HINT})") from error

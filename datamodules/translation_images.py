@@ -85,13 +85,20 @@ class TranslationImages(PredictData):
         Raises:
             ValueError: a file is unreadable under `raise`, or none is readable under `skip`.
         """
-        if isinstance(self.items, SquareImages) and self.items.resolution == resolution:
+        made = self.items
+        wanted = (resolution, self.channels)
+        if isinstance(made, SquareImages) and (made.resolution, made.channels) == wanted:
             return
         if self.masks is None:
             self.items = self._squares(self.files, resolution)
         else:
             self.items = MaskedImages(
-                self.files, resolution, self.fit_mode, self.on_error, self.mask_files
+                self.files,
+                resolution,
+                self.fit_mode,
+                self.on_error,
+                self.mask_files,
+                self.channels,
             )
         if not len(self.items):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
@@ -99,4 +106,11 @@ class TranslationImages(PredictData):
             self.reference_images = self._squares(self.reference_files, resolution)
 
     def _squares(self, files: Files, resolution: int) -> SquareImages:
-        return SquareImages(files, resolution, self.fit_mode, self.on_error, keep=False)
+        return SquareImages(
+            files,
+            resolution,
+            self.fit_mode,
+            self.on_error,
+            keep=False,
+            channels=self.channels,
+        )

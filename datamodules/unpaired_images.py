@@ -132,7 +132,7 @@ class UnpairedImages(DomainData):
         self.val_images = self._squares("val", self.val_files, resolution)
 
     def _squares(self, name: str, files: Files, resolution: int) -> SquareImages:
-        images = SquareImages(files, resolution, self.fit_mode, self.on_error)
+        images = self.squares(files, resolution)
         if not len(images):
             raise BadValue(name, f"{name}: none of the {len(files)} images can be read")
         return images

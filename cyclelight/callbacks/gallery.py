@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cyclelight.diffusion.pixels import pil_image
 from cyclelight.errors import at_least, first_line, printable
 from cyclelight.files import atomic
 from cyclelight.runs.folder import Entry, RunFolder
@@ -116,11 +117,11 @@ class Gallery(Callback):
 
         def read(key: str) -> Pair:
             figures = {name: x for of in per_image for name, x in of.get(key, {}).items()}
-            source = _image(sources.pixels_of(key)) if sources is not None else None
+            source = pil_image(sources.pixels_of(key)) if sources is not None else None
             return Pair(source, _read(folder, finished[key]), key, figures)
 
         title = task_of(pl_module).describe()
-        references = [_image(pixels) for pixels in self._references]
+        references = [pil_image(pixels) for pixels in self._references]
         cut_off = f"interrupted after {len(finished)} of {len(predict_data(trainer).keys)} images"
         shown = evenly(list(finished), self.max_pairs)
         note = cut_off if interrupted else f"{len(shown)} of {len(finished)} images"
@@ -264,10 +265,6 @@ def _fit(text: str, font: Font, width: int) -> str:
 
 def _short(key: str) -> str:
     return key.removesuffix(PurePosixPath(key).suffix)
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    return Image.fromarray(pixels.numpy())
 
 
 def _read(folder: RunFolder, entry: Entry) -> Image.Image:

@@ -18,7 +18,7 @@ from cyclelight.metrics.features import feature_network
 from cyclelight.metrics.figures import Score
 from cyclelight.metrics.success import classified_as, diversity, features, nearest_to
 from cyclelight.runs.plan import plan_of
-from cyclelight.runs.task import task_of
+from cyclelight.runs.task import Task, task_of
 from datamodules.listing import list_images
 from datamodules.square_images import SquareImages
 
@@ -75,16 +75,16 @@ class GuidanceScores(TaskScores):
         if self.judge_classes:
             self._succeeds = classified_as(self._network, self.judge_classes)
         elif self.judge_images is not None:
-            self._succeeds = self._nearest(self.judge_images, task_of(pl_module).resolution)
+            self._succeeds = self._nearest(self.judge_images, task_of(pl_module))
 
-    def _nearest(self, folder: str, resolution: int) -> Callable[[Tensor], Tensor]:
+    def _nearest(self, folder: str, task: Task) -> Callable[[Tensor], Tensor]:
         assert self._network is not None
         files = list_images(Path(folder))
         wanted = torch.tensor([Path(key).stem in self.judge_names for key, _ in files])
         if not bool(wanted.any()):
             told = f"judge_names: none of {', '.join(sorted(self.judge_names))} is in {folder}"
             raise BadValue("judge_names", told)
-        images = SquareImages(files, resolution)
+        images = SquareImages(files, task.resolution, channels=task.channels)
         real = torch.stack([images.pixels(i) for i in range(len(files))])
         return nearest_to(self._network, real, wanted)
 
@@ -99,9 +99,10 @@ class GuidanceScores(TaskScores):
         traces = folder.read()
         scores = [*_of_traces(list(traces.values()), pl_module.calls)]
         if self._network is not None and traces:
-            resolution = task_of(pl_module).resolution
+            task = task_of(pl_module)
+            shape = (task.resolution, task.channels)
             before = torch.stack([folder.start(key) for key in traces])
-            after = torch.stack([plan.folder.read_image(key, resolution) for key in traces])
+            after = torch.stack([plan.folder.read_image(key, *shape) for key in traces])
             scores += self._judged(before, after)
         self.report = replace(self.report, scores=[*self.report.scores, *scores])
         self.report.write(root)

@@ -26,7 +26,7 @@ from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.plan import plan_of
 from cyclelight.runs.report import Report, Summary
-from cyclelight.runs.task import task_of
+from cyclelight.runs.task import Task, task_of
 from datamodules import DomainData
 from datamodules.order import groups_of
 from datamodules.predict_data import predict_data
@@ -111,9 +111,9 @@ class TaskScores(Callback):
             kind = task_of(pl_module).kind
             self.classes = kind if kind in IMAGENET_CLASSES else None
         self.judge.to(pl_module.device)
-        self._judge_earlier(trainer, task_of(pl_module).resolution)
+        self._judge_earlier(trainer, task_of(pl_module))
 
-    def _judge_earlier(self, trainer: Trainer, resolution: int) -> None:
+    def _judge_earlier(self, trainer: Trainer, task: Task) -> None:
         """Judge this process's share of what an earlier run finished, in the very same batches."""
         plan, sources = plan_of(trainer), predict_data(trainer).sources
         if plan is None:
@@ -121,7 +121,7 @@ class TaskScores(Callback):
         folder, keys = plan.folder, plan.keys
 
         def made(index: int) -> Tensor:
-            return folder.read_image(keys[index], resolution)
+            return folder.read_image(keys[index], task.resolution, task.channels)
 
         groups = share(plan.batches(done=True), trainer, "earlier images")
         of_sources = sources.pixels if sources is not None else None

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cyclelight.callbacks.plot import plot
-from cyclelight.diffusion.pixels import to_uint8
+from cyclelight.diffusion.pixels import pil_image, to_uint8
 from cyclelight.files import atomic, write_json
 from cyclelight.guidance.guided import Guided
 from cyclelight.runs.folder import output_names
@@ -145,7 +145,7 @@ class TraceFolder:
         return {key: json.loads(path.read_text()) for key, path in there.items()}
 
     def start(self, key: str) -> Tensor:
-        """The first image of a key, uint8 (R, R, 3)."""
+        """The first image of a key, uint8 (R, R, 3); of a grey one three equal channels."""
         with Image.open(self._path("starts", key), formats=("PNG",)) as image:
             return torch.from_numpy(np.array(image.convert("RGB")))
 
@@ -163,4 +163,4 @@ def mean_curves(traces: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def _save(pixels: Tensor, path: Path) -> None:
     with atomic(path) as temporary:
-        Image.fromarray(pixels.numpy()).save(temporary, format="PNG")
+        pil_image(pixels).save(temporary, format="PNG")

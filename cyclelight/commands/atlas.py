@@ -12,7 +12,7 @@ from cyclelight.chains.encode import encode
 from cyclelight.chains.interpolate import interpolate
 from cyclelight.chains.latent_code import LatentCode
 from cyclelight.commands.parsing import make_parser, usage
-from cyclelight.diffusion.pixels import to_float, to_uint8
+from cyclelight.diffusion.pixels import pil_image, to_float, to_uint8
 from cyclelight.domains.domain import Domain, check_pair
 from cyclelight.domains.folder import check_domain_path, load_domain
 from cyclelight.errors import at_least
@@ -65,8 +65,9 @@ def atlas(args: list[str]) -> int:
         bare = [load_domain(path, device="meta") for path in paths]
         for other in bare[1:]:
             check_pair(bare[0], other)
-        side = bare[0].resolution
-        images = to_float(torch.stack([read_square(p, side, "crop") for p in options.images]))
+        side, channels = bare[0].resolution, bare[0].channels
+        squares = [read_square(path, side, "crop", channels) for path in options.images]
+        images = to_float(torch.stack(squares))
     source, *targets = (load_domain(path) for path in paths)
     code = encode(
         source,
@@ -99,7 +100,7 @@ def picture(rows: list[Tensor], scale: int) -> Image.Image:
     canvas = Image.new("RGB", (count * side - GAP, len(rows) * side - GAP), (255, 255, 255))
     for y, images in enumerate(rows):
         for x, image in enumerate(images):
-            tile = Image.fromarray(image.expand(-1, -1, 3).numpy())
+            tile = pil_image(image)
             size = (side - GAP, side - GAP)
             canvas.paste(tile.resize(size, Image.Resampling.NEAREST), (x * side, y * side))
     return canvas

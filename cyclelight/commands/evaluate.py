@@ -24,6 +24,9 @@ from datamodules.order import groups_of
 from datamodules.reading import open_image
 from datamodules.square_images import SquareImages
 
+GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+"""Pillow's modes of images without colours."""
+
 
 def _parser() -> ArgumentParser:
     parser = make_parser(
@@ -38,7 +41,8 @@ def _parser() -> ArgumentParser:
         type=str,
         required=True,
         help="Folder of the translations: square, all of one size, and named as their sources; "
-        "suffixes may differ. Sources and reference are brought to their size.",
+        "suffixes may differ. Sources and reference are brought to their size, and made grey if "
+        "all of them are grey files.",
     )
     add("--reference", type=str | None, help="Folder of real images of the target, for FID, KID.")
     add("--output", type=str | None, help="Folder for metrics.json and metrics.csv.")
@@ -61,7 +65,7 @@ def evaluate(args: list[str]) -> int:
         protocol = protocol_of(options.protocol, options.network)
         found = find_images(options.source)
         triples = match(list_images(options.translated), found)
-        resolution = common_side([path for _, path, _ in triples])
+        resolution, channels = common_shape([path for _, path, _ in triples])
         realism = options.reference is not None or options.classes is not None
         judge = Judge(protocol if realism else None, options.weights, resolution=resolution)
     judge.to(options.device)
@@ -70,14 +74,16 @@ def evaluate(args: list[str]) -> int:
         told = f"{len(untranslated)} of {len(found)} sources, such as {untranslated[0]}"
         judge.notes.append(f"not judged, as there is no translation: {told}")
     mode = options.fit_mode
-    translated = SquareImages([(key, path) for key, path, _ in triples], resolution, hint="")
-    paired = [(key, path) for key, _, path in triples]
-    sources = SquareImages(paired, resolution, mode, hint="")
+
+    def read(files: Files, fit_mode: FitMode) -> SquareImages:
+        return SquareImages(files, resolution, fit_mode, hint="", channels=channels)
+
+    translated = read([(key, path) for key, path, _ in triples], "crop")
+    sources = read([(key, path) for key, _, path in triples], mode)
     images = _look(judge, translated, sources, options, "images")
     reference = Columns()
     if options.reference is not None:
-        files = list_images(options.reference)
-        real = SquareImages(files, resolution, mode, hint="")
+        real = read(list_images(options.reference), mode)
         reference = _look(judge, real, None, options, "reference")
     report = Report.of(images, reference, judge, protocol, options.classes, asked=True)
     print(printable(report))  # First, lest a folder that cannot be written to lose it.
@@ -152,24 +158,25 @@ def _composed(key: str) -> str:
     return unicodedata.normalize("NFC", key)
 
 
-def common_side(paths: list[Path]) -> int:
-    """The side of square images of one size, in pixels.
+def common_shape(paths: list[Path]) -> tuple[int, int]:
+    """(the side of square images of one size, in pixels; 1 if all files are grey, or else 3).
 
     Raises:
         ValueError: one is not square, of another size than the first, or unreadable.
     """
-    sizes = []
+    sizes, grey = [], True
     for path in paths:
         try:
             with open_image(path) as image:
                 sizes.append(image.size)
+                grey = grey and image.mode in GREYS
         except OSError as error:
             raise ValueError(f"--translated: cannot read image {path}: {error}") from error
         (width, height), first = sizes[-1], sizes[0]
         if width != height or (width, height) != first:
             wanted = f"{first[0]} x {first[0]} pixels as {paths[0]}" if len(sizes) > 1 else "square"
             raise ValueError(f"--translated: {path} is {width} x {height} pixels, not {wanted}")
-    return sizes[0][0]
+    return sizes[0][0], 1 if grey else 3
 
 
 def _look(

@@ -18,8 +18,10 @@ from cyclelight.errors import BadValue, at_least, kind_of, one_of
 
 FitMode = Literal["crop", "letterbox"]
 
-BORDER = (255, 255, 255)
-"""White, as behind transparent images: one background in the whole program."""
+BORDER = "white"
+"""As behind transparent images: one background in the whole program."""
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode of images, by their channels."""
 
 
 def to_float(image: npt.NDArray[np.uint8] | Tensor) -> Tensor:
@@ -70,9 +72,9 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     if not isinstance(images, Tensor):
         raise BadValue("images", f"images must be a tensor, got {kind_of(images)}")
     pixels = to_uint8(images if images.ndim == 4 else images[None])
-    if pixels.shape[-1] not in (1, 3):
+    if pixels.shape[-1] not in MODES:
         raise BadValue("images", f"images must have 1 or 3 channels, got {pixels.shape[-1]}")
-    return [Image.fromarray(each.squeeze(-1).cpu().numpy()) for each in pixels]
+    return [pil_image(each) for each in pixels]
 
 
 LARGEST = 10.0
@@ -147,7 +149,7 @@ def _check_shape(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def digest(pixels: Tensor) -> str:
-    """16 hexadecimal digits of (H, W, 3), uint8, by which to see that an image has changed.
+    """16 hexadecimal digits of (H, W, C), uint8, by which to see that an image has changed.
 
     The first 64 bits of BLAKE2b of its bytes, row by row.
     """
@@ -155,19 +157,35 @@ def digest(pixels: Tensor) -> str:
     return blake2b(content.data, digest_size=8).hexdigest()
 
 
-def fit_square(image: Image.Image, resolution: int, mode: FitMode = "crop") -> Image.Image:
-    """Any size => (resolution, resolution), RGB 8-bit.
+def pil_image(pixels: Tensor) -> Image.Image:
+    """(H, W, C), uint8 => Pillow's image: RGB of 3 channels, L of one."""
+    squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return Image.fromarray(squeezed.cpu().numpy())
+
+
+def three_channels(pixels: Tensor) -> Tensor:
+    """(..., C) => (..., 3): grey as three equal channels, colours as they are."""
+    return pixels.expand(*pixels.shape[:-1], 3) if pixels.shape[-1] == 1 else pixels
+
+
+def fit_square(
+    image: Image.Image, resolution: int, mode: FitMode = "crop", channels: int = 3
+) -> Image.Image:
+    """Any size => (resolution, resolution), 8-bit: RGB, or L if `channels` is 1.
 
     `crop` keeps the largest centred square; `letterbox` keeps the whole image, centred on white
     (`BORDER`). Resized with Pillow's bilinear filter, which is antialiased when it shrinks;
-    an image that has the size already keeps its pixels.
+    an image that has the size already keeps its pixels. Grey is the luma of ITU-R 601,
+    0.299 R + 0.587 G + 0.114 B, as Pillow reckons it.
 
     Raises:
-        ValueError: `resolution` is not positive, or `mode` is unknown.
+        ValueError: `resolution` is not positive, `mode` is unknown, or `channels` neither 1 nor 3.
     """
     at_least(1, resolution=resolution)
     one_of(get_args(FitMode), mode=mode)
-    image = image.convert("RGB")
+    if channels not in MODES:
+        raise BadValue("channels", f"channels must be 1 or 3, got {channels}")
+    image = image.convert(MODES[channels])
     width, height = image.size
     if mode == "crop":
         side = min(width, height)
@@ -176,7 +194,7 @@ def fit_square(image: Image.Image, resolution: int, mode: FitMode = "crop") -> I
         return _resize(image.crop((left, top, left + side, top + side)), resolution, resolution)
     scale = resolution / max(width, height)
     inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("RGB", (resolution, resolution), BORDER)
+    canvas = Image.new(image.mode, (resolution, resolution), BORDER)
     canvas.paste(inner, ((resolution - inner.width) // 2, (resolution - inner.height) // 2))
     return canvas
 

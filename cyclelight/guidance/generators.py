@@ -39,11 +39,15 @@ class Generator(nn.Module, ABC):
         resolution: height and width of the images in pixels.
         calls: calls of networks that an image takes.
         name: what to call it.
+        channels: C of the images: 3, or 1 for greyscale.
     """
 
-    def __init__(self, shapes: Shapes, resolution: int, calls: int, name: str) -> None:
+    def __init__(
+        self, shapes: Shapes, resolution: int, calls: int, name: str, channels: int = 3
+    ) -> None:
         super().__init__()
         self.shapes, self.resolution, self.calls, self.name = dict(shapes), resolution, calls, name
+        self.channels = channels
 
     @property
     def latent_size(self) -> int:
@@ -134,7 +138,7 @@ class DomainGenerator(Generator):
         self.noisy = eta > 0 or learned
         if self.noisy:
             shapes |= {f"eps_{t}": domain.shape for t in self.grid.timesteps[:-1]}
-        super().__init__(shapes, domain.resolution, len(self.grid), domain.name)
+        super().__init__(shapes, domain.resolution, len(self.grid), domain.name, domain.channels)
         self.domain = domain
         # As a sub-module, it goes where the generator goes.
         self.network = denoiser if isinstance(denoiser, nn.Module) else nn.Identity()
@@ -181,7 +185,7 @@ class DDGANMap(Generator):
             shapes[f"latent_{t}"] = (config.latent_size,)
             if t:  # The last step has no noise.
                 shapes[f"noise_{t}"] = image
-        super().__init__(shapes, config.sample_size, config.timesteps, name)
+        super().__init__(shapes, config.sample_size, config.timesteps, name, config.in_channels)
         self.network = network
 
     def forward(self, z: Tensor) -> Tensor:
@@ -217,7 +221,8 @@ class DiffAEMap(Generator):
         config = network.config
         image = (config.in_channels, config.sample_size, config.sample_size)
         shapes = {"code": (config.code_size,), "x_T": image}
-        super().__init__(shapes, config.sample_size, steps + latent_steps, name)
+        calls = steps + latent_steps
+        super().__init__(shapes, config.sample_size, calls, name, config.in_channels)
         self.network = network
         self.grid = TimeGrid.whole(SCHEDULE, steps)
         self.latent_grid = TimeGrid.whole(code_denoiser(network).schedule, latent_steps)

@@ -30,7 +30,9 @@ class ImageEnergy:
         self.generator, self.energies, self.noise = generator, energies, noise
 
     def of_images(self, images: Tensor, step: int) -> Tensor:
-        """Each energy of each image, unweighted, (K, B)."""
+        """Each energy of each image, unweighted, (K, B); of grey, of three equal channels."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
         values = [energy(images, self.noise, step).float() for energy in self.energies]
         return torch.stack(values) if values else images.new_zeros(0, len(images))
 

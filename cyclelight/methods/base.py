@@ -31,6 +31,10 @@ class Ends(Protocol):
         """Height and width R of its images in pixels."""
 
     @property
+    def channels(self) -> int:
+        """Channels of its images."""
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of its states."""
 

@@ -1,7 +1,8 @@
 """How much of its source an image keeps, one value per image.
 
 The definitions are those of CycleDiffusion's program (Wu and De la Torre 2023), in float64. Images
-are uint8 (B, H, W, 3); values are float64 (B,), on the images' device.
+are uint8 (B, H, W, C), grey ones judged as of three equal channels; values are float64 (B,), on the
+images' device.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
-from cyclelight.diffusion.pixels import to_float
+from cyclelight.diffusion.pixels import MODES, three_channels, to_float
 from cyclelight.errors import first_line, one_of
 
 Backbone = Literal["alex", "vgg", "squeeze"]
@@ -27,7 +28,7 @@ def psnr(images: Tensor, sources: Tensor) -> Tensor:
     """10 log10(1 / MSE) in dB, the MSE over all pixels and channels on [0, 1]; 100 if identical.
 
     Raises:
-        ValueError: not two uint8 batches (B, H, W, 3) of one shape.
+        ValueError: not two uint8 batches (B, H, W, C) of one shape.
     """
     mse = _difference(images, sources).square().mean((1, 2, 3))
     return torch.where(mse > 0, -10 * mse.log10(), IDENTICAL_PSNR)
@@ -40,7 +41,7 @@ def ssim(images: Tensor, sources: Tensor) -> Tensor:
     where the window fits; K1 = 0.01, K2 = 0.03, population covariance.
 
     Raises:
-        ValueError: not two uint8 batches (B, H, W, 3) of one shape, or smaller than the window.
+        ValueError: not two uint8 batches (B, H, W, C) of one shape, or smaller than the window.
     """
     _check_pair("ssim", images, sources, at_least=11)
     _, similarity = structural_similarity_index_measure(
@@ -59,7 +60,7 @@ def l2(images: Tensor, sources: Tensor) -> Tensor:
     """The Euclidean norm of the whole difference on [0, 1]; it grows with the number of pixels.
 
     Raises:
-        ValueError: not two uint8 batches (B, H, W, 3) of one shape.
+        ValueError: not two uint8 batches (B, H, W, C) of one shape.
     """
     return _difference(images, sources).square().sum((1, 2, 3)).sqrt()
 
@@ -91,27 +92,27 @@ class Lpips(nn.Module):
         self.network = metric.net
 
     def forward(self, images: Tensor, sources: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) each, at least 31 pixels wide and high => float64 (B,), >= 0.
+        """uint8 (B, H, W, C) each, at least 31 pixels wide and high => float64 (B,), >= 0.
 
         Raises:
-            ValueError: not two uint8 batches (B, H, W, 3) of one shape, or too small.
+            ValueError: not two uint8 batches (B, H, W, C) of one shape, or too small.
         """
         _check_pair("lpips", images, sources, at_least=31)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            values = self.network(to_float(images), to_float(sources))
+            values = self.network(*(to_float(three_channels(x)) for x in (images, sources)))
         return values.flatten().double()
 
 
 def _difference(images: Tensor, sources: Tensor) -> Tensor:
     _check_pair("the metric", images, sources)
-    return (images.double() - sources.double()) / 255
+    return three_channels(images.double() - sources.double()) / 255
 
 
 def _check_pair(metric: str, images: Tensor, sources: Tensor, at_least: int = 1) -> None:
     for name, batch in (("images", images), ("sources", sources)):
-        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] not in MODES:
             raise ValueError(
-                f"{name} must be uint8 of shape (B, H, W, 3), "
+                f"{name} must be uint8 of shape (B, H, W, 3) or (B, H, W, 1), "
                 f"got {batch.dtype} of shape {tuple(batch.shape)}"
             )
     if images.shape != sources.shape:

@@ -88,7 +88,9 @@ class Judge(nn.Module):
     def forward(
         self, images: Tensor, sources: Tensor | None = None, texts: Texts | None = None
     ) -> dict[str, Tensor]:
-        """uint8 (B, H, W, 3) each => what `Columns` keeps, one entry per image, on the CPU.
+        """uint8 (B, H, W, C) each => what `Columns` keeps, one entry per image, on the CPU.
+
+        Grey is judged as three equal channels.
 
         With a network: `row` (B, D), `label` (B,) if it classifies, and both of the sources, as
         `source row` and `source label`. Of sources, the figures of each image by name, (B,); with a
@@ -135,7 +137,7 @@ class Judge(nn.Module):
             batches: indices, in the batches in which the networks see them: the last bits of what
                 they say depend on those.
             keys: of all images.
-            images: gives the image of an index, uint8 (H, W, 3).
+            images: gives the image of an index, uint8 (H, W, C).
             sources: gives its source.
             device: where the networks are.
             texts: gives its source's text and its own.

@@ -61,7 +61,7 @@ class AutoencoderModule(TrainingModule):
         super().__init__(ema_decay, **training)
         at_least(1, resolution=resolution, channels=channels)
         at_least(0, kl_weight=kl_weight)
-        self.resolution, self.kl_weight = resolution, kl_weight
+        self.resolution, self.channels, self.kl_weight = resolution, channels, kl_weight
         self.network = build_autoencoder(network, resolution=resolution, channels=channels)
         arrange(self.network)
         self.val_l1, self.val_psnr = MeanMetric(), MeanMetric()

@@ -64,7 +64,8 @@ class DomainClassifierModule(TrainingModule):
             raise BadValue(
                 "classes", f"classes must be at least two different folders, got {list(classes)}"
             )
-        self.classes, self.resolution, self.schedule = tuple(classes), resolution, schedule
+        self.classes, self.schedule = tuple(classes), schedule
+        self.resolution, self.channels = resolution, channels
         self.network = network.build(
             resolution=resolution, channels=channels, classes=len(self.classes)
         )

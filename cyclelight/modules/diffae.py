@@ -55,7 +55,7 @@ class DiffAEModule(TrainingModule):
     ) -> None:
         super().__init__(ema_decay, **training)
         at_least(1, resolution=resolution, channels=channels)
-        self.resolution, self.save_dtype = resolution, save_dtype
+        self.resolution, self.channels, self.save_dtype = resolution, channels, save_dtype
         self.network = network.build(resolution=resolution, channels=channels)
         self.network.prior.requires_grad_(False)
         arrange(self.network)

@@ -63,6 +63,7 @@ class DiffAELatentModule(TrainingModule):
         self.network.train()
         self.network.prior.requires_grad_(True)
         self.resolution = network.config.sample_size
+        self.channels = network.config.in_channels
         self.save_dtype = save_dtype
         self.schedule = code_denoiser(network).schedule
         self.statistics: tuple[Tensor, Tensor] | None = None

@@ -92,6 +92,10 @@ class GuidanceModule(Task):
         return self.generator.resolution
 
     @property
+    def channels(self) -> int:
+        return self.generator.channels
+
+    @property
     def steps(self) -> int:
         return self.sampler.length(self.generator)
 

@@ -107,6 +107,8 @@ class TrainingModule(LightningModule, ABC):
     """The figures, of those that it logs, which tell how training and validation go."""
     resolution: int
     """Height and width of the images in pixels."""
+    channels: int = 3
+    """Channels of the images: 3 for RGB, or 1 for grey."""
 
     def __init__(
         self,

@@ -64,6 +64,10 @@ class TranslationModule(Task):
         return self.method.ends(self.domains)[0].resolution
 
     @property
+    def channels(self) -> int:
+        return self.method.ends(self.domains)[0].channels
+
+    @property
     def steps(self) -> int:
         return self.method.count(self.domains)
 

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cyclelight.diffusion.pixels import MODES, pil_image
 from cyclelight.files import atomic, check_no_file, locked, remove_leftovers
 
 
@@ -89,11 +90,11 @@ class RunFolder:
         return f"{IMAGES}/{self._names[key]}"
 
     def write_image(self, key: str, pixels: Tensor) -> Path:
-        """Write (H, W, 3), uint8, as PNG, atomically; the path."""
-        assert pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[-1] == 3
+        """Write (H, W, C), uint8, as PNG, atomically: RGB, or grey if C is 1; the path."""
+        assert pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[-1] in MODES
         path = self.image_path(key)
         with atomic(path) as temporary:
-            Image.fromarray(pixels.cpu().numpy()).save(temporary, format="PNG")
+            pil_image(pixels).save(temporary, format="PNG")
         return path
 
     def add_to_manifest(
@@ -154,8 +155,8 @@ class RunFolder:
         unlisted = (key for key in self._names if key not in listed)
         return [key for key in unlisted if self.image_path(key).is_file()]
 
-    def read_image(self, key: str, resolution: int) -> Tensor:
-        """The image of `key` as it was written: (resolution, resolution, 3), uint8.
+    def read_image(self, key: str, resolution: int, channels: int = 3) -> Tensor:
+        """The image of `key` as it was written: (resolution, resolution, channels), uint8.
 
         Raises:
             ValueError: it cannot be read, or has another size.
@@ -163,16 +164,16 @@ class RunFolder:
         path = self.image_path(key)
         try:
             with Image.open(path, formats=("PNG",)) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+                pixels = torch.from_numpy(np.array(image.convert(MODES[channels])))
         except OSError as error:
             raise ValueError(f"cannot read {path}, delete it and run again: {error}") from error
-        height, width, _ = pixels.shape
+        height, width = pixels.shape[:2]
         if (height, width) != (resolution, resolution):
             raise ValueError(
                 f"{path} is {width} x {height} pixels, not {resolution} x {resolution}: "
                 f"delete it and run again"
             )
-        return pixels
+        return pixels.view(height, width, channels)
 
     def open_manifest(self) -> int:
         """Begin the run, or go on with it: forget what is not there; how many other images are.

@@ -32,6 +32,11 @@ class Task(LightningModule, ABC):
         """Height and width R of the images in pixels."""
 
     @property
+    def channels(self) -> int:
+        """C of the images: 3 for RGB, or 1 for grey."""
+        return 3
+
+    @property
     @abstractmethod
     def steps(self) -> int:
         """How often `on_step` is called for a batch."""
@@ -73,8 +78,8 @@ class Task(LightningModule, ABC):
             RuntimeError: an image has values that are not finite.
         """
         if not batch["key"]:  # What a process without work gets.
-            side = self.resolution
-            return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.device)
+            shape = (0, self.resolution, self.resolution, self.channels)
+            return torch.empty(shape, dtype=torch.uint8, device=self.device)
         with torch.inference_mode(False) if self.gradients else nullcontext():
             images = self.make(batch)
         for key, image in zip(batch["key"], images, strict=True):
