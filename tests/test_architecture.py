@@ -25,8 +25,8 @@ ORDER = """
     methods: * base ilvr ddib egsde cut
     methods: sdedit cyclediffusion edit_friendly ddcm translate
     text: load clip
-    metrics: * columns feature_network features edits faithfulness realism protocol figures judge
-    metrics: gather success
+    metrics: * columns feature_network realism clean_fid features edits faithfulness protocol
+    metrics: figures judge gather success
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report page sharding timing

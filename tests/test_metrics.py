@@ -20,13 +20,13 @@ from torch.testing import assert_close
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import squeezenet1_1
 
-from cyclelight.metrics import realism
+from cyclelight.metrics import clean_fid, realism
+from cyclelight.metrics.clean_fid import resize
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.features import (
     CLEAN_FID_URL,
     FEATURE_NETWORKS,
     FeatureNetwork,
-    clean_resize,
     feature_network,
 )
 from cyclelight.metrics.judge import Judge
@@ -204,6 +204,31 @@ def test_kid_is_what_the_programs_compute() -> None:
         assert_close(np.mean(values).item(), expected, **tight)
     spread = v["kid_torchmetrics_10subsets_of_32_std"].item()
     assert_close(np.std(values).item(), spread, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("n", [40, 64])
+def test_the_protocol_of_clean_fid_is_clean_fids_program(n: int) -> None:
+    """Against values recorded from that program, and this project's formulas."""
+    v, protocol = vectors("features"), protocol_of("cyclediffusion")
+    x, y = v["features_1"], v["features_2"]
+    assert_close(protocol.fid(x, y), v["fid_cleanfid"].item(), rtol=1e-9, atol=0)
+    assert_close(protocol.fid(x[:20], y[:20]), v["fid_cleanfid_first20"].item(), rtol=1e-6, atol=0)
+    whole = protocol.kid(x, y)
+    assert_close(whole.value, v["kid_cleanfid_full_default100"].item(), rtol=1e-9, atol=0)
+    assert whole.standard_error == kid(x, y).standard_error
+    before = np.random.get_state()[1]  # type: ignore[index]
+    drawn = protocol.kid(x, y[:n])
+    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
+    assert drawn == protocol.kid(x, y[:n])
+    near = kid(x, y[:n], subset_size=1000)
+    error = 5 * (near.standard_error + drawn.standard_error) / 10 + 1e-9
+    assert_close(drawn.value, near.value, rtol=0, atol=error)
+
+
+def test_two_programs_that_differ_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean_fid, "fid", lambda features, reference: 1e6)
+    with pytest.warns(UserWarning, match="clean-fid has FID .*, this project's formula 1e"):
+        clean_fid.frechet(gaussian(30, 4), gaussian(30, 4, seed=1))
 
 
 def test_kid_of_subsets_varies_about_that_of_the_whole() -> None:
@@ -406,10 +431,7 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch, name: str, package: s
 
 def test_resize_of_clean_fid() -> None:
     v = vectors("resize")
-    for height, width in ((20, 28), (24, 32), (99, 99)):
-        resized = clean_resize(v["image"][None], height, width)[0].movedim(0, -1)
-        assert_close(resized, v[f"cleanfid_bicubic_{height}x{width}"], rtol=0, atol=1e-3)
-    resized = clean_resize(v["image_299"][None], 299, 299)[0].movedim(0, -1)
+    resized = resize(v["image_299"][None])[0].movedim(0, -1)
     assert_close(resized[:41], v["cleanfid_clean_299_rows0to40"], rtol=0, atol=1e-3)
 
 
@@ -443,7 +465,7 @@ def test_clean_fid(offline: Path, tmp_path: Path) -> None:
     network = feature_network("clean-fid")  # found where clean-fid keeps it
     check_rows(network, random_images(2, 48, 64), atol=1e-5)
     v = vectors("resize")["image_299"][None]
-    x = (clean_resize(v, 299, 299) - 128) / 128
+    x = (resize(v) - 128) / 128
     rows, logits = network(v)
     assert_close(rows, module.layers(x).flatten(1).detach())
     assert logits is None
@@ -510,7 +532,8 @@ def test_protocols_say_what_they_are() -> None:
         assert protocol_of(name).name == name and protocol_of(name).network in FEATURE_NETWORKS
     assert protocol_of("cyclediffusion").describe() == (
         "cyclediffusion: features of clean-fid, resized to 299 (Pillow bicubic, antialiased, "
-        "unrounded); KID x 100 over 100 subsets of min(n, 1000); reference: AFHQ v2 test, "
+        "unrounded); distances by clean-fid; KID x 100 over 100 subsets of min(n, 1000); "
+        "reference: AFHQ v2 test, "
         "512 to 256 by Pillow bilinear"
     )
     assert "KID x 100 over whole sets, unbiased" in protocol_of("default").describe()

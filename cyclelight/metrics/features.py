@@ -10,19 +10,17 @@ package.module:name  your own                                    any
 
 import importlib
 import tempfile
-import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.errors import first_line
+from cyclelight.metrics import clean_fid
 from cyclelight.metrics.feature_network import FeatureNetwork, Features
 
 CLEAN_FID_URL = (
@@ -103,7 +101,7 @@ class PytorchFid(FeatureNetwork):
 
 
 class CleanFid(FeatureNetwork):
-    """FID's Inception V3 in NVIDIA's TorchScript form, with clean-fid's resize."""
+    """FID's Inception V3 as clean-fid resizes for it and runs it."""
 
     name, resize, dim = "clean-fid", "299 (Pillow bicubic, antialiased, unrounded)", 2048
 
@@ -112,17 +110,13 @@ class CleanFid(FeatureNetwork):
         # clean-fid itself keeps the file in the temporary folder.
         file = _find(self.name, weights, CLEAN_FID_URL, Path(tempfile.gettempdir()))
         try:
-            with warnings.catch_warnings():
-                # torch 2.15 wants TorchScript gone, but this file comes in nothing else.
-                warnings.filterwarnings("ignore", ".torch.jit.load. is deprecated")
-                script = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
-            self.layers = script.layers
+            self.network = clean_fid.inception(file)
         except (*UNREADABLE, AttributeError) as error:
             raise _unreadable(self.name, file, error) from error
         self.requires_grad_(False).eval()
 
     def extract(self, images: Tensor) -> Features:
-        return Features(self.layers((clean_resize(images, 299, 299) - 128) / 128).flatten(1), None)
+        return Features(self.network(clean_fid.resize(images)), None)
 
 
 class CustomNetwork(FeatureNetwork):
@@ -201,20 +195,6 @@ def feature_network(name: str, weights: str | Path | None = None) -> FeatureNetw
 def resize_of(name: str) -> str:
     """How the network of this name resizes images, in words, without building it."""
     return FEATURE_NETWORKS[name].resize if name in FEATURE_NETWORKS else CustomNetwork.resize
-
-
-def clean_resize(images: Tensor, height: int, width: int) -> Tensor:
-    """uint8 (B, H, W, 3) => float32 (B, 3, height, width), [0, 255], unrounded, on the same device.
-
-    Pillow's antialiased bicubic filter on each channel in float32, clipped: what Parmar et al. 2022
-    recommend, since most other resizers alias.
-    """
-    resized = np.empty((len(images), 3, height, width), np.float32)
-    for i, channels in enumerate(images.movedim(-1, 1).float().cpu().numpy()):
-        for j, channel in enumerate(channels):
-            small = Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC)
-            resized[i, j] = np.asarray(small)
-    return torch.from_numpy(resized).clamp_(0, 255).to(images.device)
 
 
 def _import(module: str, network: str) -> ModuleType:

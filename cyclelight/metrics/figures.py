@@ -12,7 +12,7 @@ from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.edits import Seen, clip_score, directional_clip_score, source_match
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.protocol import MetricProtocol
-from cyclelight.metrics.realism import IMAGENET_CLASSES, Estimate, class_rate, fid, kid
+from cyclelight.metrics.realism import IMAGENET_CLASSES, Estimate, class_rate
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(images, sources), uint8 (B, H, W, 3) each => a value of each image, (B,)."""
@@ -193,7 +193,7 @@ def _kid(sets: Sets) -> Score | None:
     protocol, errors = sets.protocol, list[float]()
 
     def distance(x: Tensor, y: Tensor) -> float:
-        value, error = kid(x, y, subset_size=protocol.kid_subset_size, subsets=protocol.kid_subsets)
+        value, error = protocol.kid(x, y)
         errors.append(error)
         return value
 
@@ -215,14 +215,14 @@ def _kid(sets: Sets) -> Score | None:
 
 
 def _fid(sets: Sets) -> Score | None:
-    value = sets.compare(fid, "row")
+    value = sets.compare(sets.protocol.fid, "row")
     if value is None:
         return None
     # None of real images: of halves, FID would be far above that of all, as it depends on n.
     return Score(
         figure="FID",
         value=value,
-        untranslated=sets.compare(fid, "source row"),
+        untranslated=sets.compare(sets.protocol.fid, "source row"),
         protocol=sets.protocol.describe(),
         higher_is_better=False,
         n=len(sets.images),

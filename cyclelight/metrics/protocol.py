@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from cyclelight.errors import one_of
+from cyclelight.metrics import clean_fid
 from cyclelight.metrics.features import resize_of
+from cyclelight.metrics.realism import Estimate, fid, kid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +20,7 @@ class MetricProtocol:
         reference: what the reference images must be for figures to be comparable.
         kid_subset_size: as `kid` takes it; None is the whole sets.
         kid_subsets: number of draws, if there are subsets.
+        by_clean_fid: whether clean-fid's own program takes both distances.
         kid_scale: what KID is multiplied by where it is printed, never where it is stored.
     """
 
@@ -24,7 +29,19 @@ class MetricProtocol:
     reference: str
     kid_subset_size: int | None = None
     kid_subsets: int = 100
+    by_clean_fid: bool = False
     kid_scale: int = 100
+
+    def fid(self, features: Tensor, reference: Tensor) -> float:
+        """FID as this protocol has it; see `realism.fid`."""
+        return (clean_fid.frechet if self.by_clean_fid else fid)(features, reference)
+
+    def kid(self, features: Tensor, reference: Tensor) -> Estimate:
+        """KID as this protocol has it; see `realism.kid`."""
+        size, subsets = self.kid_subset_size, self.kid_subsets
+        if self.by_clean_fid and size is not None:
+            return clean_fid.kernel(features, reference, subset_size=size, subsets=subsets)
+        return kid(features, reference, subset_size=size, subsets=subsets)
 
     def describe(self) -> str:
         """One line for tables and `metrics.json`. The number of images is not the protocol's."""
@@ -34,6 +51,7 @@ class MetricProtocol:
         )
         return (
             f"{self.name}: features of {self.network}, resized to {resize_of(self.network)}; "
+            f"{'distances by clean-fid; ' if self.by_clean_fid else ''}"
             f"KID x {self.kid_scale} over {subsets}; reference: {self.reference}"
         )
 
@@ -47,6 +65,7 @@ PROTOCOLS = {
             network="clean-fid",
             reference="AFHQ v2 test, 512 to 256 by Pillow bilinear",
             kid_subset_size=1000,
+            by_clean_fid=True,
         ),
         MetricProtocol(name="egsde", network="pytorch-fid", reference="AFHQ v1 val, 256"),
     )
