@@ -26,11 +26,12 @@ ORDER = """
     methods: sdedit cyclediffusion edit_friendly ddcm translate
     text: load clip
     metrics: * columns feature_network realism clean_fid features edits faithfulness protocol
-    metrics: figures judge gather success
+    metrics: figures judge gather success paired
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
-    runs: * folder curve fit_folder plan task checkpoints report page sharding timing
-    runs: cost comparison comparison_cell comparison_table
+    runs: * folder curve fit_folder plan task checkpoints report markup page
+    runs: sharding timing cost comparison comparison_cell comparison_table comparison_curves
+    runs: comparison_page
     datamodules: listing colours
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching loaded

@@ -20,12 +20,13 @@ from judges import Rows  # noqa: F401 (named in the configuration)
 from tiny import R, make_run
 
 import cyclelight
-from cyclelight.callbacks.cost import CostMeter
+from cyclelight.callbacks.cost import CostMeter, _entry
 from cyclelight.cli import main
 from cyclelight.commands.compare import _parser
 from cyclelight.commands.comparison_plan import choose, plan
 from cyclelight.commands.recipes import with_recipes
 from cyclelight.diffusion.denoiser import Denoiser, Prediction
+from cyclelight.networks.classifier import ClassifierUNet
 
 ROOT = Path(__file__).parents[1]
 # Lightning 2.6 with torch 2.15.
@@ -141,6 +142,15 @@ def test_a_line_is_the_mean_over_seeds(here: Path, compared: Path) -> None:
         assert float(lines[label]["seconds"]) > 0
 
 
+def test_a_classifier_is_counted_by_its_features() -> None:
+    network = ClassifierUNet(R, 3, 2, 32, (1, 1), 1, (8,), num_head_channels=16)
+    seen = list[int]()
+    _entry(network, domain=False).register_forward_pre_hook(lambda _, a: seen.append(len(a[0])))
+    network.features(torch.zeros(5, 3, R, R), 3)
+    network(torch.zeros(2, 3, R, R), 3)
+    assert seen == [5, 2]
+
+
 def test_a_cell_is_a_run_of_predict(
     here: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +224,13 @@ def test_other_settings_are_refused_in_the_same_folder(
     error = capsys.readouterr().err
     assert "SDEdit_strength_0.7/seed_0 holds SDEdit, strength 0.7, seed 0 as it was before" in error
     assert "steps was 3, now 4; call the row otherwise" in error and error.count("\n") == 1
+    # Of a method that had no such setting then, what is its default now was done.
+    path = compared / "cells" / "SDEdit_strength_0.7" / "seed_0" / "cell.json"
+    kept = path.read_text()
+    path.write_text(kept.replace('"eta": 1.0,', ""))
+    assert main(["compare", "--config", str(compared / "config.yaml")]) == 0
+    assert "5 of 5 runs are finished already" in capsys.readouterr().out
+    path.write_text(kept)
     assert main(words(configured(here, source=str(here / "dog")), compared)) == 2
     assert "other weights of source" in capsys.readouterr().err
 
@@ -296,7 +313,7 @@ def test_recipes(here: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     comparison = plan(_parser().parse_args(with_recipes(given)))
     names = {setting.row for setting in comparison.settings}
     assert {"CycleDiffusion", "CycleDiffusion, paper", "SDEdit", "ILVR", "DDIB", "DDCM"} <= names
-    told = {re.match(r"[\w-]+", note)[0] for note in comparison.notes}  # type: ignore[index]
+    told = {re.split(r",| is left out", note)[0] for note in comparison.notes}
     assert told <= {"EGSDE", "EGSDE-dagger", "CUT", "FastCUT"}
     assert comparison.classes == "dog" and comparison.resolution == 48
     assert len(comparison.cells) == 2 * len(comparison.settings)

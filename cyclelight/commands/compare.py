@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -26,23 +28,31 @@ from cyclelight.commands.lightning_cli import build
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.commands.predict import Predict, make_images
 from cyclelight.commands.recipes import with_recipes
-from cyclelight.diffusion.pixels import FitMode
+from cyclelight.diffusion.pixels import FitMode, pil_image
 from cyclelight.errors import printable
 from cyclelight.files import locked, write_text
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.judge import Judge
 from cyclelight.modules.translation import ready_domain
-from cyclelight.runs.comparison_cell import Cell, Result
+from cyclelight.runs.comparison_cell import Cell
+from cyclelight.runs.comparison_curves import draw_curves
+from cyclelight.runs.comparison_page import Made, worst_first, write_report
 from cyclelight.runs.comparison_table import Table
+from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.report import Report
 from datamodules.listing import Files, list_images
 from datamodules.order import groups_of
 from datamodules.square_images import SquareImages
 
+REPORT = "report.html"
+BETWEEN_PAGES = 120.0
+"""Seconds at least from one writing of the page to the next, but for the last one."""
+ByKey = Mapping[str, Mapping[str, float]]
 DESCRIPTION = "Compare methods of translation: settings and seeds under one protocol, in one table."
 EPILOG = """\
 Each setting with each seed is a run of `predict` in OUTPUT/cells; killed, the same command goes on.
-OUTPUT/table.md, .csv and .tex grow meanwhile. Rows are described in configs/compare."""
+OUTPUT/table.md, .csv and .tex grow meanwhile, and from time to time OUTPUT/report.html and
+curves.svg. Rows are described in configs/compare."""
 
 
 def _parser() -> ArgumentParser:
@@ -147,10 +157,10 @@ class Runs:
             sources=True,
             clip=None,
         )
-        self.results: dict[Cell, Result] = {}
+        self.next_page = time.monotonic() + BETWEEN_PAGES
 
     def run(self) -> None:
-        """Run what is not finished; the table is written whenever a cell is."""
+        """Run what is not finished; the tables are written whenever a cell is."""
         cells, keys = self.comparison.cells, self.comparison.keys
         done = {cell.root for cell in cells if cell.is_finished(keys)}
         if done:
@@ -165,28 +175,58 @@ class Runs:
                     self.predict(cell)
                 cell.end()
                 done.add(cell.root)
-                self.table(done).write(self.comparison.root)
-        table = self.table(done)
-        table.write(self.comparison.root)
+                self.write(done)
+        table = self.write(done)
         head, rows = table.figure_rows()
         print(printable(tabulate(rows, head, disable_numparse=True)))
-        print(printable("\n".join([*table.legend(), f"Wrote {self.comparison.root / 'table.md'}"])))
+        print(printable("\n".join([*table.legend(), f"Wrote {self.comparison.root}/{REPORT}"])))
 
-    def table(self, done: set[Path]) -> Table:
-        """The table of the finished cells."""
-        comparison, results = self.comparison, list[tuple[Any, list[Result]]]()
-        for setting in comparison.settings:
-            cells = [c for c in comparison.cells if c.setting is setting and c.root in done]
-            if cells:
-                results.append((setting, [cell.result(comparison.classes) for cell in cells]))
+    def write(self, done: set[Path]) -> Table:
+        """The table of the finished cells, and the page, which takes longer, now and then."""
+        comparison = self.comparison
+        found: dict[str, list[Cell]] = {}
+        for cell in comparison.cells:
+            if cell.root in done:
+                found.setdefault(cell.setting.label, []).append(cell)
+        cells = [found[s.label] for s in comparison.settings if s.label in found]
         missing = len(comparison.cells) - len(done)
         unfinished = [f"{missing} of {len(comparison.cells)} runs are not finished"] * bool(missing)
-        return Table.of(
-            results,
+        results = [[cell.result(comparison.classes) for cell in some] for some in cells]
+        table = Table.of(
+            [(some[0].setting, of) for some, of in zip(cells, results, strict=True)],
             baseline=comparison.options.baseline,
             title=comparison.title,
             notes=[*unfinished, *comparison.notes],
         )
+        table.write(comparison.root)
+        if not missing or time.monotonic() > self.next_page:
+            first = [some[0] for some in cells]
+            self.write_page(table, first, [some[0].images for some in results])
+            self.next_page = time.monotonic() + BETWEEN_PAGES
+        return table
+
+    def write_page(self, table: Table, cells: list[Cell], figures: list[ByKey]) -> None:
+        """The page, with the images of the first seed, and the curves alone."""
+        comparison, sources = self.comparison, self._squares(self.comparison.files)
+        images = [self._images(cell) for cell in cells]
+
+        def read(key: str) -> Made:
+            made = [pil_image(of.pixels_of(key)) for of in images]
+            return Made(key, pil_image(sources.pixels_of(key)), made, [of[key] for of in figures])
+
+        keys = worst_first(figures, table.columns)
+        write_report(comparison.root / REPORT, table, keys, read)
+        write_text(comparison.root / "curves.svg", draw_curves(table))
+
+    def _images(self, cell: Cell) -> SquareImages:
+        """What a finished cell has made."""
+        comparison = self.comparison
+        if cell.setting.theirs is not None:
+            files = theirs_of(cell.setting, comparison.options.data.source, comparison.keys)
+        else:
+            folder = RunFolder(cell.root, comparison.keys)
+            files = [(key, folder.image_path(key)) for key in comparison.keys]
+        return self._squares(files, "crop")
 
     def predict(self, cell: Cell) -> None:
         """Translate, in a run folder of its own."""
@@ -227,11 +267,9 @@ class Runs:
     def judge_theirs(self, cell: Cell) -> None:
         """Judge what another program has made, as if it were ours."""
         comparison, options = self.comparison, self.comparison.options
-        files = theirs_of(cell.setting, options.data.source, comparison.keys)
-        translated = self._squares(files, "crop")
-        sources = self._squares(comparison.files, options.data.fit_mode)
+        translated, sources = self._images(cell), self._squares(comparison.files)
         self.judge.to(self.device)
-        groups = groups_of(len(files), options.data.batch_size)
+        groups = groups_of(len(translated), options.data.batch_size)
         images = self.judge.look(
             groups, translated.keys, translated.pixels, sources.pixels, self.device
         )
@@ -249,11 +287,12 @@ class Runs:
     @cache  # noqa: B019 (one object for the whole process)
     def reference(self) -> Columns:
         """The real images, judged once."""
-        comparison = self.comparison
-        real = self._squares(comparison.reference, comparison.options.data.fit_mode)
+        real = self._squares(self.comparison.reference)
         groups = groups_of(len(real), BATCH)
         return self.judge.look(groups, real.keys, real.pixels, device=self.device)
 
-    def _squares(self, files: Files, fit_mode: FitMode) -> SquareImages:
+    def _squares(self, files: Files, fit_mode: FitMode | None = None) -> SquareImages:
+        """As squares of the rows' size; sources and reference are made square as asked."""
         side, channels = self.comparison.resolution, self.comparison.channels
-        return SquareImages(files, side, fit_mode, keep=False, hint="", channels=channels)
+        mode = self.comparison.options.data.fit_mode if fit_mode is None else fit_mode
+        return SquareImages(files, side, mode, keep=False, hint="", channels=channels)

@@ -86,11 +86,13 @@ def plan(options: Namespace) -> Comparison:
     files = choose(find_images(data.source), data.n, data.skip, data.order_seed)
     reference = _reference(data.reference)
     protocol = protocol_of(options.protocol, options.network)
-    settings, notes = settings_of(options.rows, options.classifier)
+    settings, missing = settings_of(options.rows, options.classifier)
+    notes = [f"{name} is left out: {reason}" for name, reason in missing.items()]
     if not settings:
         raise BadValue("rows", "; ".join(["rows: there is nothing to compare", *notes]))
-    if options.baseline is not None and not any(n.startswith(options.baseline) for n in notes):
-        one_of([setting.label for setting in settings], baseline=options.baseline)
+    baseline = options.baseline
+    if baseline is not None and baseline.partition(", ")[0] not in missing:
+        one_of([setting.label for setting in settings], baseline=baseline)
     (resolution, channels), names = _shape(settings, _domains(options), options, files)
     classes = options.classes
     if classes is None and reference and len(names) == 1:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import isabstract
@@ -52,11 +52,17 @@ class Setting:
         assert is_dataclass(self.method)
         return {"method": f"{kind.__module__}.{kind.__qualname__}", **asdict(self.method)}
 
+    def defaults(self) -> dict[str, Any]:
+        """The method's defaults, of all settings that have one."""
+        if not is_dataclass(self.method):
+            return {}
+        return {f.name: f.default for f in fields(self.method) if f.default is not MISSING}
+
 
 def settings_of(
     rows: Mapping[str, Any], classifier: str | None = None
-) -> tuple[list[Setting], list[str]]:
-    """The lines of the table, in order, and notes of the rows that are left out.
+) -> tuple[list[Setting], dict[str, str]]:
+    """The lines of the table, in order, and the rows that are left out, with what is not there.
 
     A row is `{method: {class_path, init_args}, over: {setting: [values]}, optional: bool}` or
     `{theirs: DIR}`. Of several settings in `over`, all combinations are lines, the last one running
@@ -71,7 +77,7 @@ def settings_of(
             folder; the message begins with the row's place.
         FileNotFoundError: a row names what is not there.
     """
-    settings, notes = list[Setting](), list[str]()
+    settings, missing = list[Setting](), dict[str, str]()
     for name, row in rows.items():
         if not isinstance(row, Mapping):
             raise BadValue("rows", f"rows.{name}: it must have a method or `theirs`, got {row!r}")
@@ -81,13 +87,13 @@ def settings_of(
         except FileNotFoundError as error:
             if not row.get("optional"):
                 raise
-            notes.append(f"{name} is left out: {str(error).removeprefix(f'rows.{name}.method: ')}")
+            missing[str(name)] = str(error).removeprefix(f"rows.{name}.method: ")
     folders = Counter(setting.folder for setting in settings)
     for setting in settings:
         if folders[setting.folder] > 1:
             same = " and ".join(s.label for s in settings if s.folder == setting.folder)
             raise BadValue("rows", f"rows: {same} would share a folder: call one otherwise")
-    return settings, notes
+    return settings, missing
 
 
 def _lines(name: str, row: Mapping[str, Any], classifier: str | None) -> Iterator[Setting]:

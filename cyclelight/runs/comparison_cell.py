@@ -67,6 +67,8 @@ class Cell:
         if kept is None:
             return
         there, now = ({**k["asked"], **k["made_by"]} for k in (kept, self._told()))
+        # A setting that the method did not have then: its default is what was done.
+        there = {**{n: d for n, d in self.setting.defaults().items() if n in now}, **there}
         changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
         if not changed:
             return
@@ -87,9 +89,10 @@ class Cell:
         kept = self._kept()
         if kept is None or kept["judged"] != self.judged:
             return False
-        return self.setting.theirs is not None or len(RunFolder(self.root, keys).finished()) == len(
-            keys
-        )
+        if not all((self.root / name).is_file() for name in ("metrics.json", "metrics.csv")):
+            return False
+        theirs = self.setting.theirs is not None
+        return theirs or len(RunFolder(self.root, keys).finished()) == len(keys)
 
     def begin(self) -> None:
         """Note what the folder is for."""

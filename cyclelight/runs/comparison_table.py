@@ -3,14 +3,15 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
 
 from cyclelight.files import write_text
 from cyclelight.metrics.figures import Score
+from cyclelight.metrics.paired import Difference, paired_difference
 from cyclelight.runs.comparison import Setting
 from cyclelight.runs.comparison_cell import Result
 from cyclelight.runs.cost import Cost
@@ -41,6 +42,8 @@ class Line:
         label: what it is called.
         setting: what was run; None for what bounds the figures.
         figures: by name.
+        differences: of each image's figures from those of the baseline, by name; the mean, with a
+            confidence interval.
         n: images.
         seeds: runs.
         calls: network calls for an image; None if not known.
@@ -50,6 +53,7 @@ class Line:
     label: str
     setting: Setting | None
     figures: Mapping[str, Value]
+    differences: Mapping[str, Difference] = field(default_factory=dict)
     n: int = 0
     seeds: int = 0
     calls: float | None = None
@@ -63,6 +67,7 @@ class Table:
     Args:
         columns: the figures, each as some run has it: by it they are named, scaled and directed.
         lines: the first ones are what bounds the figures.
+        of_images: the figures that single images have, by name.
         baseline: the label that differences are taken from, or None.
         title: what was compared, in a line.
         notes: what else there is to know.
@@ -70,6 +75,7 @@ class Table:
 
     columns: Sequence[Score]
     lines: Sequence[Line]
+    of_images: Collection[str]
     baseline: str | None
     title: str
     notes: Sequence[str]
@@ -89,10 +95,13 @@ class Table:
             for result in some:
                 columns = {**result.scores, **columns}
         told = dict.fromkeys(note for _, some in results for r in some for note in r.notes)
-        lines = [_line(setting, some) for setting, some in results]
+        of_baseline = next((some for s, some in results if s.label == baseline), [])
+        compared = per_image(of_baseline)
+        lines = [_line(s, some, {} if s.label == baseline else compared) for s, some in results]
         return cls(
             list(columns.values()),
             [*_bounds(list(columns.values())), *lines],
+            {name for _, some in results for r in some for of in r.images.values() for name in of},
             baseline,
             title,
             [*notes, *told],
@@ -109,10 +118,12 @@ class Table:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = [column.figure for column in self.columns]
+        compared = [column.figure for column in self.compared]
         writer.writerow(
             [
                 *("label", "row", "settings", "n", "seeds", "calls", "seconds"),
                 *(part for name in names for part in (name, f"{name} spread")),
+                *(f"{n} {part}" for n in compared for part in ("difference", "low", "high")),
             ]
         )
         for line in self.lines:
@@ -121,18 +132,31 @@ class Table:
             for name in names:
                 value = line.figures.get(name)
                 row += _plain(value, "mean", "spread")
+            for name in compared:
+                row += _plain(line.differences.get(name), "mean", "low", "high")
             writer.writerow(row)
         return text.getvalue()
 
     def as_markdown(self) -> str:
-        """The figures; below, the notes."""
+        """The figures; below, the differences from the baseline; below that, the notes."""
         parts = [f"**{_cell(self.title)}**", self._tabulated(*self.figure_rows(), "pipe")]
+        head, rows = self.difference_rows()
+        if rows:
+            title = f"Differences from {self.baseline}, of each image, and their 95 % intervals:"
+            parts += [_cell(title), self._tabulated(head, rows, "pipe")]
         return "\n\n".join([*parts, *map(_cell, self.legend())]) + "\n"
 
     def as_latex(self) -> str:
-        """The same for LaTeX, with the package booktabs; the notes as comments."""
-        notes = "".join(f"% {note}\n" for note in (self.title, *self.legend()))
-        return notes + self._tabulated(*self.figure_rows(), "latex_booktabs") + "\n"
+        """The same tables for LaTeX, with the package booktabs; the notes as comments."""
+        head, rows = self.difference_rows()
+        parts = [f"% {note}" for note in (self.title, *self.legend())]
+        parts.append(self._tabulated(*self.figure_rows(), "latex_booktabs"))
+        if rows:
+            parts += [
+                f"% Differences from {self.baseline}, with 95 % intervals",
+                self._tabulated(head, rows, "latex_booktabs"),
+            ]
+        return "\n".join(parts) + "\n"
 
     def legend(self) -> list[str]:
         """What the numbers are, and what is missing."""
@@ -154,6 +178,25 @@ class Table:
             rows.append([line.label, *cells, calls, seconds, *counts])
         return head, rows
 
+    def difference_rows(self) -> tuple[list[str], list[list[str]]]:
+        """(head, cells) of the differences from the baseline, as text; no rows without any."""
+        head = ["", *(f"{c.label} {_arrow(c)}" for c in self.compared), "n"]
+        rows = []
+        for line in self.against:
+            cells = [_difference(line.differences.get(c.figure), c) for c in self.compared]
+            rows.append([line.label, *cells, f"{line.n}"])
+        return head, rows
+
+    @property
+    def compared(self) -> list[Score]:
+        """The columns of the differences."""
+        return [c for c in self.columns if any(c.figure in x.differences for x in self.lines)]
+
+    @property
+    def against(self) -> list[Line]:
+        """The lines that are compared with the baseline."""
+        return [line for line in self.lines if line.differences]
+
     def _tabulated(self, head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
         if form == "pipe":
             head, rows = list(map(_cell, head)), [list(map(_cell, row)) for row in rows]
@@ -161,8 +204,29 @@ class Table:
         return tabulate(rows, head, tablefmt=form, disable_numparse=True, colalign=align)
 
 
-def _line(setting: Setting, results: Sequence[Result]) -> Line:
+def per_image(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """figure => key => value of single images: the mean over the seeds of a line."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        for key, figures in result.images.items():
+            for name, value in figures.items():
+                found.setdefault(name, {}).setdefault(key, []).append(value)
+    return {
+        name: {key: math.fsum(values) / len(values) for key, values in sorted(by_key.items())}
+        for name, by_key in found.items()
+    }
+
+
+def _line(
+    setting: Setting, results: Sequence[Result], compared: Mapping[str, Mapping[str, float]]
+) -> Line:
     names = list(dict.fromkeys(name for result in results for name in result.scores))
+    differences = {}
+    for name, mine in per_image(results).items():
+        base = compared.get(name, {})
+        known = all(map(math.isfinite, [*mine.values(), *base.values()]))
+        if base.keys() == mine.keys() and len(mine) > 1 and known:
+            differences[name] = paired_difference(list(mine.values()), [base[key] for key in mine])
     cost = sum((result.cost for result in results), Cost())
     return Line(
         label=setting.label,
@@ -171,6 +235,7 @@ def _line(setting: Setting, results: Sequence[Result]) -> Line:
             name: Value.of([r.scores[name].value for r in results if name in r.scores])
             for name in names
         },
+        differences=differences,
         n=max((score.n for result in results for score in result.scores.values()), default=0),
         seeds=len(results),
         calls=cost.calls_per_image,
@@ -204,6 +269,14 @@ def _value(value: Value | None, column: Score) -> str:
     digits = 3 if abs(value.mean * column.scale) < 10 else 2
     spread = "" if value.spread is None else f" ± {value.spread * column.scale:.{digits}f}"
     return f"{value.mean * column.scale:.{digits}f}{spread}"
+
+
+def _difference(difference: Difference | None, column: Score) -> str:
+    if difference is None:
+        return ""
+    mean, low, high = (x * column.scale for x in (difference.mean, difference.low, difference.high))
+    digits = 3 if abs(mean) < 10 else 2
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def _arrow(column: Score) -> str:

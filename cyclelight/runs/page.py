@@ -4,12 +4,9 @@ The page is one file that opens from a disk: images are data: addresses, style a
 `page.html` beside this file, and its policy forbids the browser to fetch anything.
 """
 
-import base64
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -20,12 +17,12 @@ from PIL import Image
 from cyclelight.errors import at_least
 from cyclelight.files import write_text
 from cyclelight.metrics.figures import image_figures
+from cyclelight.runs.markup import escaped, image_tag, short_number
 from cyclelight.runs.report import Summary
 
 T = TypeVar("T")
 
 SMALLEST, LARGEST = 200, 320  # The least side in which images are shown, of many and of few.
-MISSING = "–"
 BOUNDS = "Floor: what real images reach. Ceiling: what the sources reach, untranslated."
 
 
@@ -102,8 +99,8 @@ def write_page(
     present = _present(known, (figures for _, figures in cards))
     text = Template(files("cyclelight.runs").joinpath("page.html").read_text(encoding="utf-8"))
     page = text.substitute(
-        title=_escape(title),
-        note=f'<p class="note">{_escape(note)}</p>' if note else "",
+        title=escaped(title),
+        note=f'<p class="note">{escaped(note)}</p>' if note else "",
         summary=_summary(table),
         hide=' style="display: none"' if alone else "",
         legend="" if alone else " Source left, translation right.",
@@ -137,37 +134,29 @@ def _card(key: str, frame: str, figures: Mapping[str, float], columns: Sequence[
     # By position: a figure's name may hold what an attribute's name may not.
     data = "".join(f' data-f{i}="{v!r}"' for i, v in enumerate(values) if math.isfinite(v))
     cells = "".join(_cell(column, value) for column, value in zip(columns, values, strict=True))
-    name = _escape(key).replace("/", "/<wbr>")  # Where a long one may be broken.
+    name = escaped(key).replace("/", "/<wbr>")  # Where a long one may be broken.
     return (
-        f'<article class="pair" data-key="{_escape(key)}"{data}>{frame}'
+        f'<article class="pair" data-key="{escaped(key)}"{data}>{frame}'
         f"<h2>{name}</h2>{f'<dl>{cells}</dl>' if cells else ''}</article>"
     )
 
 
 def _cell(column: Column, value: float) -> str:
-    unit = f" <small>{_escape(column.unit)}</small>" if column.unit else ""
-    name = f"{_escape(column.name)}{unit}"
-    return f"<div{_hint(column)}><dt>{name}</dt><dd>{_number(value)}</dd></div>"
-
-
-def _number(value: float) -> str:
-    """At most seven characters: three or four digits that count."""
-    if not math.isfinite(value):
-        return MISSING
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}"
-    return f"{value:.{4 if abs(value) < 1 else 2 if abs(value) < 1000 else 0}f}"
+    unit = f" <small>{escaped(column.unit)}</small>" if column.unit else ""
+    name = f"{escaped(column.name)}{unit}"
+    return f"<div{_hint(column)}><dt>{name}</dt><dd>{short_number(value)}</dd></div>"
 
 
 def _frame(pair: Pair) -> str:
     if pair.source is None:
         # The page's script moves the slider of every frame.
         whole, slider = 'style="--cut: 0%; display: block"', '<input type="range" hidden>'
-        return f'<div class="frame" {whole}>{_image(pair.translated, "translated")}{slider}</div>'
-    name = _escape(f"How much of {pair.key} is its source")
+        image = image_tag(pair.translated, "translated")
+        return f'<div class="frame" {whole}>{image}{slider}</div>'
+    name = escaped(f"How much of {pair.key} is its source")
     return (
-        f'<div class="frame">{_image(pair.source, "source")}'
-        f"{_image(pair.translated, 'translated')}"
+        f'<div class="frame">{image_tag(pair.source, "source")}'
+        f"{image_tag(pair.translated, 'translated')}"
         f'<input type="range" min="0" max="100" value="50" aria-label="{name}">'
         '<i class="seam"></i></div>'
     )
@@ -176,8 +165,8 @@ def _frame(pair: Pair) -> str:
 def _sorter(column: Column) -> str:
     first = "highest" if column.highest_first else "lowest"
     return (
-        f'<button type="button" data-sort="{_escape(column.name)}" data-first="{first}"'
-        f' aria-pressed="false"{_hint(column)}>{_escape(column.name)}<b></b></button>'
+        f'<button type="button" data-sort="{escaped(column.name)}" data-first="{first}"'
+        f' aria-pressed="false"{_hint(column)}>{escaped(column.name)}<b></b></button>'
     )
 
 
@@ -185,9 +174,9 @@ def _summary(table: Sequence[Summary]) -> str:
     if not table:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{_escape(row.figure)}</th><td>{_escape(row.value)}</td>'
-        f"<td>{_escape(row.real)}</td><td>{_escape(row.untranslated)}</td><td>{_escape(row.n)}</td>"
-        f"<td>{_escape(row.protocol)}</td></tr>"
+        f'<tr><th scope="row">{escaped(row.figure)}</th><td>{escaped(row.value)}</td>'
+        f"<td>{escaped(row.real)}</td><td>{escaped(row.untranslated)}</td><td>{escaped(row.n)}</td>"
+        f"<td>{escaped(row.protocol)}</td></tr>"
         for row in table
     )
     names = ("figure", "value", "real", "untranslated", "n", "protocol")
@@ -202,21 +191,10 @@ def _summary(table: Sequence[Summary]) -> str:
 def _references(references: Sequence[Image.Image]) -> str:
     if not references:
         return ""
-    images = "".join(_image(image, "real") for image in references)
+    images = "".join(image_tag(image, "real") for image in references)
     return (
         '<section class="references"><h2>real images of the target</h2>'
         f"<div>{images}</div></section>"
-    )
-
-
-def _image(image: Image.Image, kind: str) -> str:
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    # With its size, so that nothing moves when it is decoded.
-    return (
-        f'<img class="{kind}" alt="{kind}" width="{image.width}" height="{image.height}"'
-        f' loading="lazy" decoding="async" src="data:image/png;base64,{data}">'
     )
 
 
@@ -226,9 +204,4 @@ def _count(shown: int, total: int) -> str:
 
 
 def _hint(column: Column) -> str:
-    return f' title="{_escape(column.hint)}"' if column.hint else ""
-
-
-def _escape(text: str) -> str:
-    # Names of files may hold bytes that are no UTF-8; Python keeps them as lone surrogates.
-    return escape(text.encode("utf-8", "replace").decode("utf-8"))
+    return f' title="{escaped(column.hint)}"' if column.hint else ""
