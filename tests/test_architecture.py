@@ -25,8 +25,8 @@ ORDER = """
     methods: * base ilvr ddib egsde cut
     methods: sdedit cyclediffusion edit_friendly ddcm translate
     text: load clip
-    metrics: * columns feature_network realism clean_fid features edits faithfulness protocol
-    metrics: figures judge gather success paired
+    metrics: * columns feature_network weights realism clean_fid features edits
+    metrics: faithfulness protocol figures judge gather success paired
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report markup page
@@ -46,7 +46,7 @@ ORDER = """
     modules: classifier cut
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
     commands: fit validate test predict guide edit evaluate atlas benchmark quickstart_page
-    commands: quickstart_survey quickstart inspect import_ push completion
+    commands: quickstart_survey quickstart inspect import_ push completion weights
     commands: comparison_plan compare
     cli __main__
 """

@@ -24,7 +24,6 @@ from cyclelight.metrics import clean_fid, realism
 from cyclelight.metrics.clean_fid import resize
 from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
 from cyclelight.metrics.features import (
-    CLEAN_FID_URL,
     FEATURE_NETWORKS,
     FeatureNetwork,
     feature_network,
@@ -32,6 +31,7 @@ from cyclelight.metrics.features import (
 from cyclelight.metrics.judge import Judge
 from cyclelight.metrics.protocol import PROTOCOLS, protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES, class_rate, fid, kid
+from cyclelight.metrics.weights import CLEAN_FID
 
 FACES = Path(__file__).parents[2] / "shared" / "data" / "animal_faces64" / "val"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -460,7 +460,7 @@ def test_clean_fid(offline: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     (tmp_path / "elsewhere").mkdir()
     module = Script()
-    file = tmp_path / "elsewhere" / CLEAN_FID_URL.rpartition("/")[2]
+    file = tmp_path / "elsewhere" / CLEAN_FID.name
     torch.jit.save(torch.jit.script(module), file)
     network = feature_network("clean-fid")  # found where clean-fid keeps it
     check_rows(network, random_images(2, 48, 64), atol=1e-5)

@@ -16,6 +16,7 @@ COMMANDS = {
         "cyclelight.commands.compare:compare",
         "compare methods, settings and seeds in one table",
     ),
+    "weights": ("cyclelight.commands.weights:weights", "show and fetch the weights of metrics"),
     "atlas": ("cyclelight.commands.atlas:atlas", "draw the codes between two images"),
     "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),
     "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),

@@ -5,7 +5,6 @@ are uint8 (B, H, W, C), grey ones judged as of three equal channels; values are 
 images' device.
 """
 
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal, get_args
 
@@ -17,6 +16,7 @@ from torchvision.models import get_model_weights
 
 from cyclelight.diffusion.pixels import MODES, three_channels, to_float
 from cyclelight.errors import first_line, one_of
+from cyclelight.metrics.weights import WeightFile
 
 Backbone = Literal["alex", "vgg", "squeeze"]
 
@@ -81,14 +81,13 @@ class Lpips(nn.Module):
         super().__init__()
         one_of(get_args(Backbone), backbone=backbone)
         model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
-        url = get_model_weights(model).DEFAULT.url
-        file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-        if not file.is_file():
-            raise FileNotFoundError(f"LPIPS needs the weights of {model}: download {url} to {file}")
+        file = WeightFile(get_model_weights(model).DEFAULT.url, "", "LPIPS")
+        if file.find() is None:
+            raise FileNotFoundError(f"LPIPS needs the weights of {model}: {file.wanted()}")
         try:
             metric = LearnedPerceptualImagePatchSimilarity(net_type=backbone)
         except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-            raise ValueError(f"LPIPS cannot read {file}: {first_line(error)}") from error
+            raise ValueError(f"LPIPS cannot read {file.home}: {first_line(error)}") from error
         self.network = metric.net
 
     def forward(self, images: Tensor, sources: Tensor) -> Tensor:

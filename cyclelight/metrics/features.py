@@ -9,7 +9,6 @@ package.module:name  your own                                    any
 """
 
 import importlib
-import tempfile
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -22,11 +21,8 @@ from cyclelight.diffusion.pixels import to_float
 from cyclelight.errors import first_line
 from cyclelight.metrics import clean_fid
 from cyclelight.metrics.feature_network import FeatureNetwork, Features
+from cyclelight.metrics.weights import CLEAN_FID, INCEPTION, WeightFile
 
-CLEAN_FID_URL = (
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
-    "inception-2015-12-05.pt"
-)
 UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError)
 
 
@@ -107,8 +103,7 @@ class CleanFid(FeatureNetwork):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
-        # clean-fid itself keeps the file in the temporary folder.
-        file = _find(self.name, weights, CLEAN_FID_URL, Path(tempfile.gettempdir()))
+        file = _find(self.name, weights, CLEAN_FID)
         try:
             self.network = clean_fid.inception(file)
         except (*UNREADABLE, AttributeError) as error:
@@ -208,26 +203,24 @@ def _import(module: str, network: str) -> ModuleType:
         ) from error
 
 
-def _find(network: str, weights: str | Path | None, url: str, *others: Path) -> Path:
+def _find(network: str, weights: str | Path | None, file: WeightFile) -> Path:
     """The file of weights as given, or in one of the places where it is kept."""
     if weights is not None:
         if not Path(weights).is_file():
             raise FileNotFoundError(f"weights of network {network}: there is no file {weights}")
         return Path(weights)
-    folders = [Path(torch.hub.get_dir()) / "checkpoints", *others]
-    files = [folder / url.rpartition("/")[2] for folder in folders]
-    for file in files:
-        if file.is_file():
-            return file
-    raise FileNotFoundError(
-        f"network {network} needs its weights: download {url} to {files[0]}, "
-        f"or name the file where you have it"
-    )
+    found = file.find()
+    if found is None:
+        raise FileNotFoundError(
+            f"network {network} needs its weights: {file.wanted()}, or name the file where you "
+            f"have it"
+        )
+    return found
 
 
 def _fidelity_inception(network: str, weights: str | Path | None) -> nn.Module:
     code = _import("torch_fidelity.feature_extractor_inceptionv3", network)
-    file = _find(network, weights, code.URL_INCEPTION_V3)
+    file = _find(network, weights, INCEPTION)
     try:
         # torch-fidelity unpickles whatever the file holds: it must be known to be tensors only.
         torch.load(file, map_location="meta", weights_only=True)
