@@ -168,6 +168,8 @@ def test_starting_in_another_space_is_refused(tmp_path: Path, autoencoder: Path)
     with pytest.raises(ValueError, match=r"init_from: .* works on latents of .*, not on latents"):
         domain_module(other, init_from=str(domain))
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    again = DomainModule.load_from_checkpoint(last)
+    assert again.domain.shape == (4, 8, 8) and again.domain.space == started.domain.space
     with pytest.raises(ValueError, match="the checkpoint works on latents of"):
         fit(domain_module(other), tmp_path / "run", 2, last)
     with pytest.raises(ValueError, match="resolution must be a multiple of 2 for this autoencoder"):

@@ -234,6 +234,22 @@ def test_init_from_takes_network_and_schedule_over(tmp_path: Path) -> None:
         module(init_from=str(tmp_path / "nothing"))
 
 
+def test_a_module_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
+    schedule = cyclelight.NoiseSchedule.cosine()
+    fit(tmp_path, 2, name="animals", schedule=schedule, weighting="min_snr", ema_decay=0.5)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    loaded = DomainModule.load_from_checkpoint(last, learning_rate=5e-5)
+    assert (loaded.name, loaded.resolution, loaded.denoiser.schedule) == ("animals", 16, schedule)
+    assert (loaded.weighting, loaded.ema_decay, loaded.ancestor) == ("min_snr", 0.5, None)
+    assert loaded.learning_rate == 5e-5 and all(p.requires_grad for p in loaded.parameters())
+    averaged = cyclelight.load_domain(last).denoiser.network.state_dict()
+    assert_close(dict(loaded.denoiser.network.state_dict()), dict(averaged), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"checkpoint_path: .*domain is no \.ckpt file"):
+        DomainModule.load_from_checkpoint(tmp_path / "domain")
+    with pytest.raises(FileNotFoundError, match=r"checkpoint_path: .*no.ckpt does not exist"):
+        DomainModule.load_from_checkpoint(tmp_path / "no.ckpt")
+
+
 def test_init_from_may_be_of_another_resolution(tmp_path: Path) -> None:
     fit(tmp_path / "small", 1)
     small = str(tmp_path / "small" / "domain")

@@ -127,6 +127,19 @@ def test_a_formula_has_no_network_to_speed_up() -> None:
     assert Engine().speed_up(bare, "bf16-mixed") is bare
 
 
+@pytest.mark.parametrize("precision", ["64", "64-true", "16-true", "bf16-true"])
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_trainings_are_in_float32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, precision: str
+) -> None:
+    words = [command, "--data.root", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*words, "--trainer.precision", precision]) == 2
+    told = f"error: --trainer.precision: {precision} is not for training, where images and weights"
+    error = capsys.readouterr().err
+    assert error.startswith(told) and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["predict --data.source", "test --data.root"])
 @pytest.mark.parametrize(
     ("precision", "reason"),

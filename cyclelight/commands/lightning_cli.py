@@ -23,7 +23,7 @@ from cyclelight.commands.guard import OneLine, UsageError, one_line
 from cyclelight.commands.parsing import explain, option_of
 from cyclelight.commands.processes import Heed, die_with_parent, keep_signals
 from cyclelight.commands.recipes import with_recipes
-from cyclelight.commands.trainer_settings import check_strategy, choose_precision
+from cyclelight.commands.trainer_settings import check_strategy, check_training, choose_precision
 from cyclelight.errors import argument_of, printable
 from cyclelight.files import write_text
 from cyclelight.modules.domain import DomainModule
@@ -167,6 +167,8 @@ class StageCLI(LightningCLI):
         check_strategy(self.config.trainer, shards=self.shards)
         if self.makes_images:
             choose_precision(self.config.trainer, self.kept_precision())
+        else:
+            check_training(self.config.trainer)
         path = self.config.get("ckpt_path")
         if path in self.checkpoint_words:
             return

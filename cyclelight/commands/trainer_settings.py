@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cyclelight.chains.engine import best_precision, dtype_of
+from cyclelight.chains.engine import DTYPES, best_precision, dtype_of
 from cyclelight.commands.guard import UsageError
 from cyclelight.runs.sharding import FSDP2, PRECISIONS, Sharded
 
@@ -32,6 +32,17 @@ def choose_precision(trainer: Any, kept: str | None = None) -> None:
         dtype_of(trainer.precision)
     except ValueError as error:
         raise UsageError(f"--trainer.{error}") from error
+
+
+def check_training(trainer: Any) -> None:
+    """UsageError for precisions under which a training would not have all in float32."""
+    try:
+        dtype_of(trainer.precision or "32-true")
+    except ValueError as error:
+        raise UsageError(
+            f"--trainer.precision: {trainer.precision} is not for training, where images and "
+            f"weights are float32; take one of {', '.join(DTYPES)}"
+        ) from error
 
 
 def check_strategy(trainer: Any, *, shards: bool) -> None:

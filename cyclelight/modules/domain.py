@@ -1,6 +1,7 @@
 """DomainModule: train the diffusion model of one domain (`lightning fit`)."""
 
 import logging
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -35,8 +36,9 @@ class DomainModule(DenoiserModule):
             a latent space its resolutions are those of the latents.
         schedule: the noise schedule; domains translate into each other only if they share it.
         autoencoder: train in the latent space of an autoencoder: the folder of one, such as
-            AutoencoderModule's `autoencoder/` or another domain's `vae/`. It stays as it is, and
-            the domain folder holds a copy. Domains translate into each other only if they share it.
+            AutoencoderModule's `autoencoder/` or another domain's `vae/`, or a checkpoint of a fit
+            in its latent space. It stays as it is, and the domain folder holds a copy. Domains
+            translate into each other only if they share it.
         prediction_type: what the network outputs; the loss is on the noise that it implies.
         weighting: weight of the loss over noise levels: uniform, p2 or min_snr.
         init_from: start from another domain's network: a domain folder, a checkpoint, or
@@ -69,7 +71,7 @@ class DomainModule(DenoiserModule):
         **training: Any,
     ) -> None:
         at_least(1, resolution=resolution, channels=channels)
-        space = None if autoencoder is None else load_autoencoder(autoencoder)
+        space = None if autoencoder is None else _space(autoencoder)
         depth, side, _ = state_shape(channels, resolution, space)
         ancestor: str | None = None
         if init_from is None:
@@ -89,6 +91,43 @@ class DomainModule(DenoiserModule):
         )
         self.weighting, self.ancestor = weighting, ancestor
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, **settings: Any
+    ) -> "DomainModule":
+        """The module of a checkpoint of `fit`: with its averaged weights, ready to train or sample.
+
+        Network, schedule, prediction type, autoencoder, name, weighting and `ema_decay` are those
+        of the checkpoint. It does not hold the other settings of its fit, such as the learning
+        rate: they are given here, or have their defaults. To go on with the fit itself, give the
+        file as `ckpt_path` to the trainer.
+
+        Args:
+            checkpoint_path: the `.ckpt` file.
+            map_location: the device that the module goes to; None for the CPU.
+            settings: those of the constructor, in place of the checkpoint's.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no checkpoint of this module, or a setting is out of range.
+        """
+        path = check_domain_path(checkpoint_path, "checkpoint_path")
+        if not path.is_file():
+            raise BadValue("checkpoint_path", f"checkpoint_path: {path} is no .ckpt file")
+        domain = load_domain(path, device="meta")
+        known = {name: domain.card.get(name) for name in ("weighting", "ema_decay")}
+        given = {
+            "name": domain.name,
+            "resolution": domain.resolution,
+            "channels": domain.channels,
+            "autoencoder": None if domain.autoencoder is None else str(path),
+            **{name: value for name, value in known.items() if value is not None},
+            **settings,
+        }
+        module = cls(**given, init_from=str(path))
+        module.ancestor = domain.card.get("init_from")
+        return module if map_location is None else module.to(map_location)
+
     def loss(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """`denoising_loss` with the weighting of this module: (B,)."""
         return denoising_loss(self.denoiser, x_0, timesteps, noise, weighting=self.weighting)
@@ -96,6 +135,16 @@ class DomainModule(DenoiserModule):
     def card(self) -> dict[str, Any]:
         """What `domain.json` says."""
         return {**super().card(), "init_from": self.ancestor, "weighting": self.weighting}
+
+
+def _space(path: str) -> Autoencoder:
+    """The autoencoder of a folder, or of a checkpoint of a fit in its latent space."""
+    if Path(path).suffix != ".ckpt":
+        return load_autoencoder(path)
+    found = load_domain(check_domain_path(path, "autoencoder"), device="meta").autoencoder
+    if found is None:
+        raise BadValue("autoencoder", f"autoencoder: {path} works on pixels, it has none")
+    return found
 
 
 def _start_from(
