@@ -352,6 +352,27 @@ def test_small_files_that_would_fill_the_memory(tmp_path: Path, name: str, old: 
     assert main(["import", str(file), "--to", str(tmp_path / "domain")]) == 2
 
 
+@pytest.mark.parametrize("member", [".", "", "/", "..", "data.pkl"])
+def test_archives_with_odd_members(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], member: str
+) -> None:
+    torch.save({"a": torch.zeros(3)}, tmp_path / "beside.ckpt")
+    for name in ("beside", "alone"):
+        file = tmp_path / f"{name}.ckpt"
+        with zipfile.ZipFile(file, "a") as made:
+            made.writestr(zipfile.ZipInfo(member), b"x")
+        with pytest.raises(ValueError, match=f"^domain: {file} "):
+            load_domain(file)
+        for words in (
+            ["import", str(file), "--to", str(tmp_path / "domain")],
+            ["fit", "--ckpt_path", str(file), "--output", str(tmp_path / "o"), "--data.root", "x"],
+        ):
+            assert main(words) == 2
+            error = capsys.readouterr().err
+            assert str(file) in error and error.count("\n") == 1
+    assert not (tmp_path / "domain").exists()
+
+
 def test_compressed_checkpoints_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from oracles import tiny_autoencoder
 
 from cyclelight.cli import main
 from cyclelight.commands.inspect import _scaled, letter
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.folder import save_domain
+from cyclelight.domains import autoencoder_folder, folder, model_files
+from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.networks.unet import UNetSettings
 
 ROOT = Path(__file__).parents[1]
@@ -108,3 +110,24 @@ def test_words() -> None:
         *("0", "999", "4.6 M", "93.6 M", "5000 M")
     ]
     assert [letter(n) for n in (0, 25, 26, 52)] == ["A", "Z", "AA", "BA"]
+
+
+def test_weights_of_autoencoders_alone_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "cat")
+    unet = TINY.build(resolution=8, channels=4)
+    latent = {"autoencoder": tiny_autoencoder(), "card": {"name": "latent"}}
+    save_domain(tmp_path / "latent", unet, NoiseSchedule(), **latent)  # type: ignore[arg-type]
+    read = []
+
+    def load_model(kind: type, path: Path, what: str) -> object:
+        read.append(path.relative_to(tmp_path).as_posix())
+        return model_files.load_model(kind, path, what)
+
+    for part in (folder, autoencoder_folder):
+        monkeypatch.setattr(part, "load_model", load_model)
+    assert inspect(capsys, tmp_path)[0] == 0
+    assert read == ["latent/vae"]
+    load_domain(tmp_path / "latent")
+    assert sorted(read[1:]) == ["latent/unet", "latent/vae"]

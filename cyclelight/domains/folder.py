@@ -2,8 +2,9 @@
 
     FOLDER/model_index.json  unet/  scheduler/  domain.json  and, of a latent space, vae/
 
-A DDPMPipeline folder loads, whoever made it, if its network is one of `NETWORKS` and its scheduler
-one of `BETA_FAMILY`; `domain.json` only adds the card. So does an LDMPipeline folder, where the
+A DDPMPipeline folder loads, whoever made it, if its network is one of `NETWORKS`, as
+`check_network` wants it, of images with 1 or 3 channels, and its scheduler one of `BETA_FAMILY`;
+`domain.json` only adds the card. So does an LDMPipeline folder, where the
 autoencoder is called `vqvae/`. A Lightning checkpoint written by `fit` loads too.
 
 A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/` samples latents,
@@ -108,8 +109,9 @@ def load_domain(
             `fixed` ignores it.
         clip_x_0: clamp predicted clean images to [-1, 1].
         dtype: dtype of the network; images keep theirs.
-        device: where the network goes; on `meta` no weights are read, and everything but calling
-            the denoiser works.
+        device: where the network goes; on `meta` its weights are not read, and everything but
+            calling the denoiser works. Those of an autoencoder always are: they tell which domains
+            can be paired.
 
     Returns:
         The domain, its network in evaluation mode and without gradients.

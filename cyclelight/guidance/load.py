@@ -31,7 +31,7 @@ def load_map(
         eta: of a domain's chain, 0 (DDIM) .. 1 (DDPM); by default 1.
         variance: of a domain's chain: `learned` uses a covariance head (SN-DDPM) or a learned
             range; by default `fixed`.
-        device: `meta` reads no weights of a domain.
+        device: on `meta` the weights of a domain's network are not read.
 
     Raises:
         FileNotFoundError, ValueError: there is no such generator, or a setting is not for it.
