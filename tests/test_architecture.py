@@ -45,8 +45,8 @@ ORDER = """
     modules: diffae_latent translation guidance editing
     modules: classifier cut
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
-    commands: fit validate test predict guide edit evaluate atlas benchmark quickstart_page
-    commands: quickstart_survey quickstart inspect import_ push completion weights
+    commands: fit validate test predict guide edit evaluate_files evaluate atlas benchmark
+    commands: quickstart_page quickstart_survey quickstart inspect import_ push completion weights
     commands: comparison_plan compare
     cli __main__
 """

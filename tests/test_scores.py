@@ -18,7 +18,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny import R, make_run, predict_words
 
 from cyclelight.cli import main
-from cyclelight.commands.evaluate import match
+from cyclelight.commands.evaluate_files import match
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import FIGURES, ImageFigure
 from cyclelight.metrics.judge import score

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import Namespace
 
 from cyclelight.chains.engine import best_precision, dtype_of
-from cyclelight.commands.evaluate import common_shape, match
+from cyclelight.commands.evaluate_files import common_shape, match
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
 from cyclelight.errors import BadValue, MissingFile, at_least, one_of

@@ -1,51 +1,59 @@
 """`cyclelight evaluate`: the figures of `predict` over folders made by any program."""
 
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from tabulate import tabulate
 from tqdm import tqdm
 
+from cyclelight.commands.evaluate_files import common_shape, match
 from cyclelight.commands.parsing import make_parser, usage
-from cyclelight.diffusion.pixels import FitMode
-from cyclelight.errors import first_line, printable
+from cyclelight.diffusion.pixels import FitMode, pil_image
+from cyclelight.errors import first_line, one_of, printable
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.judge import Judge
 from cyclelight.metrics.protocol import protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.runs.folder import output_names
+from cyclelight.runs.comparison import Setting
+from cyclelight.runs.comparison_cell import Result
+from cyclelight.runs.comparison_page import Made, worst_first, write_report
+from cyclelight.runs.comparison_table import Table
+from cyclelight.runs.page import Pair, write_page
 from cyclelight.runs.report import Report
 from datamodules.listing import Files, find_images, list_images
 from datamodules.order import groups_of
-from datamodules.reading import open_image
 from datamodules.square_images import SquareImages
 
-GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
-"""Pillow's modes of images without colours."""
+TABLES = ("text", "markdown", "latex")
 
 
 def _parser() -> ArgumentParser:
     parser = make_parser(
         "evaluate",
-        "--source DIR --translated DIR [--reference DIR] [--OPTION VALUE]",
+        "--source DIR --translated DIR [--translated NAME=DIR] [--reference DIR] [--OPTION VALUE]",
         "Score translated images, made by any program, as `predict` scores its own.",
+        epilog="Of several methods, `--translated ours=DIR --translated theirs=DIR`, the images "
+        "that all of them have are judged, and differences of the same images are taken from the "
+        "first, with 95 % intervals.",
     )
     add = parser.add_argument
     add("--source", type=str, required=True, help="The sources: a folder, a file or a pattern.")
     add(
         "--translated",
-        type=str,
+        action="append",
         required=True,
+        metavar="[NAME=]DIR",
         help="Folder of the translations: square, all of one size, and named as their sources; "
         "suffixes may differ. Sources and reference are brought to their size, and made grey if "
-        "all of them are grey files.",
+        "all of them are grey files. Several times for several methods.",
     )
     add("--reference", type=str | None, help="Folder of real images of the target, for FID, KID.")
-    add("--output", type=str | None, help="Folder for metrics.json and metrics.csv.")
+    add("--output", type=str | None, help="Folder for the figures and a page of the images.")
+    add("--table", type=str, default="text", help=f"What is printed: {', '.join(TABLES)}.")
     add("--protocol", type=str, default="default", help="default, cyclediffusion or egsde.")
     add("--network", type=str | None, help="Feature network in place of the protocol's.")
     add("--weights", type=str | None, help="File of the network's weights.")
@@ -57,44 +65,72 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One method's images, and what they are worth."""
+
+    folder: Path
+    images: SquareImages
+    report: Report
+
+
 def evaluate(args: list[str]) -> int:
     """`lightning evaluate`; the exit code."""
     with usage():
         options = _parser().parse_args(args)
-        _check(options)
+        folders = _folders(options.translated)
+        _check(options, folders)
         protocol = protocol_of(options.protocol, options.network)
         found = find_images(options.source)
-        triples = match(list_images(options.translated), found)
-        resolution, channels = common_shape([path for _, path, _ in triples])
-        realism = options.reference is not None or options.classes is not None
-        judge = Judge(protocol if realism else None, options.weights, resolution=resolution)
+        triples = {name: match(list_images(folder), found) for name, folder in folders.items()}
+        keys = sorted(set.intersection(*({key for key, _, _ in some} for some in triples.values())))
+        if not keys:
+            raise ValueError("--translated: there is no source that all of them have translated")
+        kept = set(keys)
+        chosen = {name: [t for t in some if t[0] in kept] for name, some in triples.items()}
+        paths = [path for some in chosen.values() for _, path, _ in some]
+        resolution, channels = common_shape(paths)
+        judge = _judge(options, resolution)
     judge.to(options.device)
-    untranslated = sorted({key for key, _ in found} - {key for key, _, _ in triples})
-    if untranslated:
+    if untranslated := sorted({key for key, _ in found} - kept):
         told = f"{len(untranslated)} of {len(found)} sources, such as {untranslated[0]}"
         judge.notes.append(f"not judged, as there is no translation: {told}")
-    mode = options.fit_mode
 
     def read(files: Files, fit_mode: FitMode) -> SquareImages:
         return SquareImages(files, resolution, fit_mode, hint="", channels=channels)
 
-    translated = read([(key, path) for key, path, _ in triples], "crop")
-    sources = read([(key, path) for key, _, path in triples], mode)
-    images = _look(judge, translated, sources, options, "images")
+    some = next(iter(chosen.values()))
+    sources = read([(key, path) for key, _, path in some], options.fit_mode)
     reference = Columns()
     if options.reference is not None:
-        real = read(list_images(options.reference), mode)
+        real = read(list_images(options.reference), options.fit_mode)
         reference = _look(judge, real, None, options, "reference")
-    report = Report.of(images, reference, judge, protocol, options.classes, asked=True)
-    print(printable(report))  # First, lest a folder that cannot be written to lose it.
-    if options.output is not None:
-        report.write(Path(options.output))
+    methods = {}
+    for name, files in chosen.items():
+        images = read([(key, path) for key, path, _ in files], "crop")
+        seen = _look(judge, images, sources, options, name)
+        report = Report.of(seen, reference, judge, protocol, options.classes, asked=True)
+        methods[name] = Judged(folders[name], images, report)
+    _tell(methods, sources, options)
     return 0
 
 
-def _check(options: Namespace) -> None:
-    for name in ("translated", "reference", "output"):
-        folder = options[name]
+def _folders(given: list[str]) -> dict[str, Path]:
+    """The folder of each method; without a name of its own it has that of the folder."""
+    folders: dict[str, Path] = {}
+    for word in given:
+        name, named, path = word.partition("=")
+        if not named or "/" in name:
+            name, path = Path(word).resolve().name, word
+        if name in folders:
+            raise ValueError(f"--translated: two methods are called {name}: use NAME=DIR")
+        folders[name] = Path(path)
+    return folders
+
+
+def _check(options: Namespace, folders: Mapping[str, Path]) -> None:
+    given = [("translated", folder) for folder in folders.values()]
+    for name, folder in (*given, ("reference", options.reference), ("output", options.output)):
         if folder is None or Path(folder).is_dir():
             continue
         if name != "output":
@@ -107,82 +143,88 @@ def _check(options: Namespace) -> None:
         classes_of(options.classes)
     if options.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}")
+    one_of(TABLES, table=options.table)
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: {first_line(error)}") from error
 
 
-def match(translated: Files, sources: Files) -> list[tuple[str, Path, Path]]:
-    """(key of the source, translation, source) of each translation.
-
-    The source is the one whose translation `predict` would give that name, or else the one of the
-    very same name, or else the only one with the same path but for the suffix. If there is none,
-    Unicode's two forms of a letter are one: programs and file systems differ in which they keep.
-
-    Raises:
-        ValueError: no images, a translation without a source or with several, or two of one source.
-    """
-    if not translated:
-        raise ValueError("--translated: no images there")
-    paths = dict(sources)
-    names = {name: [key] for key, name in output_names(list(paths)).items()}
-    ways: list[Callable[[str], str]] = [str, _stem, _composed, lambda key: _stem(_composed(key))]
-    known = [names, *(_by(way, paths) for way in ways)]
-    found: dict[str, tuple[str, Path, Path]] = {}
-    for name, path in translated:
-        sought = [name, *(way(name) for way in ways)]
-        matches = (keys.get(wanted) for keys, wanted in zip(known, sought, strict=True))
-        keys = next(filter(None, matches), [])
-        if len(keys) != 1:
-            several = f"has several sources: {', '.join(keys)}"
-            raise ValueError(f"--translated: {name} {several if keys else 'has no source'}")
-        if keys[0] in found:
-            raise ValueError(f"--translated: {found[keys[0]][1]} and {path} have the same source")
-        found[keys[0]] = (keys[0], path, paths[keys[0]])
-    return [found[key] for key in sorted(found)]
-
-
-def _by(way: Callable[[str], str], keys: Iterable[str]) -> Mapping[str, list[str]]:
-    found = defaultdict(list)
-    for key in keys:
-        found[way(key)].append(key)
-    return dict(found)
-
-
-def _stem(key: str) -> str:
-    return key.removesuffix(PurePosixPath(key).suffix)
-
-
-def _composed(key: str) -> str:
-    return unicodedata.normalize("NFC", key)
-
-
-def common_shape(paths: list[Path]) -> tuple[int, int]:
-    """(the side of square images of one size, in pixels; 1 if all files are grey, or else 3).
-
-    Raises:
-        ValueError: one is not square, of another size than the first, or unreadable.
-    """
-    sizes, grey = [], True
-    for path in paths:
-        try:
-            with open_image(path) as image:
-                sizes.append(image.size)
-                grey = grey and image.mode in GREYS
-        except OSError as error:
-            raise ValueError(f"--translated: cannot read image {path}: {error}") from error
-        (width, height), first = sizes[-1], sizes[0]
-        if width != height or (width, height) != first:
-            wanted = f"{first[0]} x {first[0]} pixels as {paths[0]}" if len(sizes) > 1 else "square"
-            raise ValueError(f"--translated: {path} is {width} x {height} pixels, not {wanted}")
-    return sizes[0][0], 1 if grey else 3
+def _judge(options: Namespace, resolution: int) -> Judge:
+    """Who judges: without the weights of the protocol's network, faithfulness alone."""
+    protocol = protocol_of(options.protocol, options.network)
+    realism = options.reference is not None or options.classes is not None
+    try:
+        return Judge(protocol if realism else None, options.weights, resolution=resolution)
+    except FileNotFoundError as error:
+        if options.weights is not None:
+            raise
+        judge = Judge(None, resolution=resolution)
+        judge.notes.append(f"no FID, no KID: {error}")
+        return judge
 
 
 def _look(
     judge: Judge, images: SquareImages, sources: SquareImages | None, options: Namespace, label: str
 ) -> Columns:
+    if sources is None and judge.network is None:
+        return Columns()
     groups = groups_of(len(images), options.batch_size)
     bar = tqdm(groups, label, unit="batch", leave=False)
     of_sources = sources.pixels if sources is not None else None
     return judge.look(bar, images.keys, images.pixels, of_sources, options.device)
+
+
+def _tell(methods: Mapping[str, Judged], sources: SquareImages, options: Namespace) -> None:
+    """Print the table, then write the files."""
+    settings = {name: Setting(name, theirs=judged.folder) for name, judged in methods.items()}
+    results = {name: Result.of(j.report, options.classes) for name, j in methods.items()}
+    first, several = next(iter(methods)), len(methods) > 1
+    names = ", ".join(methods)
+    table = Table.of(
+        [(settings[name], [result]) for name, result in results.items()],
+        baseline=first if several else None,
+        title=f"{names} from {options.source}",
+        notes=[note for note in [methods[first].report.protocol] if note],
+    )
+    # Printed first, lest a folder that cannot be written to lose it.
+    match options.table:
+        case "markdown":
+            print(printable(table.as_markdown()))
+        case "latex":
+            print(printable(table.as_latex()))
+        case _ if several:
+            for head, rows in (table.figure_rows(), table.difference_rows()):
+                if rows:
+                    print(printable(tabulate(rows, head, disable_numparse=True)) + "\n")
+            print(printable("\n".join(table.legend())))
+        case _:
+            print(printable(methods[first].report))
+    if options.output is None:
+        return
+    output = Path(options.output)
+    table.write(output)
+    if not several:
+        methods[first].report.write(output)
+        _write_gallery(output / "gallery.html", methods[first], sources, table.title)
+        return
+    for name, judged in methods.items():
+        judged.report.write(output / settings[name].folder)
+    figures = [result.images for result in results.values()]
+
+    def read(key: str) -> Made:
+        made = [pil_image(judged.images.pixels_of(key)) for judged in methods.values()]
+        return Made(key, pil_image(sources.pixels_of(key)), made, [of[key] for of in figures])
+
+    write_report(output / "report.html", table, worst_first(figures, table.columns), read)
+
+
+def _write_gallery(path: Path, judged: Judged, sources: SquareImages, title: str) -> None:
+    """A page of one method: sources beside their translations."""
+
+    def read(key: str) -> Pair:
+        source, made = (pil_image(of.pixels_of(key)) for of in (sources, judged.images))
+        return Pair(source, made, key, judged.report.images[key])
+
+    keys = sorted(judged.report.images)
+    write_page(path, title, "", keys, read, table=judged.report.summaries())

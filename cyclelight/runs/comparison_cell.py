@@ -15,6 +15,7 @@ from cyclelight.metrics.figures import Score
 from cyclelight.runs.comparison import Setting
 from cyclelight.runs.cost import Cost
 from cyclelight.runs.folder import RunFolder
+from cyclelight.runs.report import Report
 
 CELL = "cell.json"
 
@@ -34,6 +35,20 @@ class Result:
     images: Mapping[str, Mapping[str, float]]
     cost: Cost
     notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, report: Report, rate: str | None) -> "Result":
+        """What a report tells of images that another program has made."""
+        images = {
+            key: {_figure(name, rate): value for name, value in figures.items()}
+            for key, figures in report.images.items()
+        }
+        return cls({s.figure: s for s in report.scores}, images, Cost(), tuple(report.notes))
+
+
+def _figure(name: str, rate: str | None) -> str:
+    """A figure of single images by the name that it has over all of them."""
+    return f"{name} rate" if name == rate else name
 
 
 @dataclass(frozen=True)
@@ -113,10 +128,7 @@ class Cell:
         with open(self.root / "metrics.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         images = {
-            row.pop("key"): {
-                f"{name} rate" if name == rate else name: float(value)
-                for name, value in row.items()
-            }
+            row.pop("key"): {_figure(name, rate): float(value) for name, value in row.items()}
             for row in rows
         }
         return Result(

@@ -23,7 +23,7 @@ from cyclelight.runs.report import Summary
 T = TypeVar("T")
 
 SMALLEST, LARGEST = 200, 320  # The least side in which images are shown, of many and of few.
-BOUNDS = "Floor: what real images reach. Ceiling: what the sources reach, untranslated."
+BOUNDS = "Real: what real images reach. Untranslated: what the sources reach as they are."
 
 
 @dataclass(frozen=True)
