@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 Batch = dict[str, Any]
-"""image: (B, R, R, 3), uint8; mask: (B, R, R), bool, if there are masks; lists of B: key, path and
+"""image: (B, R, R, C), uint8; mask: (B, R, R), bool, if there are masks; lists of B: key, path and
 further fields, see `Item`."""
 
 

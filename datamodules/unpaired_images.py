@@ -66,7 +66,7 @@ class UnpairedImages(DomainData):
     """The images of a source domain, and beside them those of a target domain, for `CUTModule`.
 
     Batches are as in `DomainData`, of sources: `image`, `key`, `path`; those for training have
-    `target` too, as many images of the target domain, (B, R, R, 3), uint8. Which is beside which is
+    `target` too, as many images of the target domain, (B, R, R, C), uint8. Which is beside which is
     drawn for each epoch anew. Validation has sources only.
 
     Args:

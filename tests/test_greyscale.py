@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cyclelight.modules.classifier import DomainClassifierModule
 from cyclelight.networks.autoencoder import AutoencoderSettings
 from cyclelight.networks.classifier import ClassifierSettings
 from cyclelight.networks.unet import UNetSettings
+from datamodules import ShardImages, TranslationImages
 from datamodules.reading import read_square
 
 R, STEPS = 8, 3
@@ -251,3 +253,26 @@ def test_classifiers_frame_grey_images_in_colours() -> None:
     settings = ClassifierSettings(32, (1, 1), 1, (8,), 16)
     module = DomainClassifierModule(["a", "b"], 16, 1, settings)
     assert module.pictures(torch.zeros(2, 1, 16, 16), 0).shape == (2, 3, 16, 16)
+
+
+def test_shards_and_masked_images_are_read_as_grey(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    paths = sorted((root / "images").iterdir())
+    for name, some in (("train", paths[:4]), ("val", paths[4:])):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as shard:
+            for path in some:
+                shard.add(path, path.name)
+    shards = ShardImages(
+        str(tmp_path / "train.tar"), str(tmp_path / "val.tar"), batch_size=4, num_workers=0
+    )
+    masked = TranslationImages(str(root / "images"), masks=str(root / "images"), batch_size=4)
+    shards.channels = masked.channels = 1
+    shards.load(R)
+    masked.load(R)
+    batches = [next(iter(shards.train_dataloader())), next(iter(masked.predict_dataloader()))]
+    for batch in batches:
+        assert batch["image"].shape == (4, R, R, 1)
+        for key, image in zip(batch["key"], batch["image"], strict=True):
+            assert torch.equal(image, read_square(root / "images" / key, R, "crop", 1))
+    assert batches[1]["mask"].shape == (4, R, R)
+    assert shards.val_images is not None and shards.val_images.pixels(0).shape == (R, R, 1)

@@ -15,7 +15,7 @@ from cyclelight.metrics.protocol import MetricProtocol
 from cyclelight.metrics.realism import IMAGENET_CLASSES, Estimate, class_rate
 
 Measure = Callable[[Tensor, Tensor], Tensor]
-"""(images, sources), uint8 (B, H, W, 3) each => a value of each image, (B,)."""
+"""(images, sources), uint8 (B, H, W, C) each => a value of each image, (B,)."""
 TextMeasure = Callable[[Seen], Tensor]
 """What a CLIP makes of images and texts => a value of each image, (B,)."""
 

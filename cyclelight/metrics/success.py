@@ -15,7 +15,7 @@ BATCH = 32
 
 
 def classified_as(network: FeatureNetwork, classes: Collection[int]) -> Callable[[Tensor], Tensor]:
-    """Whether a network's first choice is one of the classes: uint8 (B, H, W, 3) => (B,), bool.
+    """Whether a network's first choice is one of the classes: uint8 (B, H, W, C) => (B,), bool.
 
     Raises:
         ValueError: the network does not classify.
@@ -40,7 +40,7 @@ def nearest_to(network: FeatureNetwork, real: Tensor, wanted: Tensor) -> Callabl
 
     Args:
         network: gives the features.
-        real: uint8 (N, H, W, 3).
+        real: uint8 (N, H, W, C).
         wanted: which of them are, (N,), bool.
     """
     rows = F.normalize(features(network, real), dim=1)
@@ -53,7 +53,7 @@ def nearest_to(network: FeatureNetwork, real: Tensor, wanted: Tensor) -> Callabl
 
 
 def features(network: FeatureNetwork, images: Tensor) -> Tensor:
-    """What the network says of uint8 images (B, H, W, 3): (B, D)."""
+    """What the network says of uint8 images (B, H, W, C): (B, D)."""
     return torch.cat([network(part).rows for part in torch.split(images, BATCH)]).float()
 
 
