@@ -41,6 +41,60 @@ from datamodules.reading import read_image
 TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
 SIZE = 16
 LONGEST = 230
+WAS = {
+    "scheduler": "exit 0: loaded as a linear DDPM",
+    "inspect of": "called a pair",
+    "class-conditional": "fell in the first step",
+    "Fourier": "fell in the first step",
+    "2 C input": "fell in the first step",
+    "4 channels": "fell in the first step",
+    "sample_size [": "refused",
+    "a second fit": "exit 0: replaced the domain",
+    "a dry run": "exit 0: replaced the domain",
+    "limit_predict_batches 1": "exit 0: all images",
+    "limit_predict_batches 0": "exit 0, no word",
+    "precision 64": "failed in the first step",
+    "precision bf16": "exit 0: up to 35 levels off",
+    "load_from_checkpoint": "TypeError",
+    "channels 1": "exit 1",
+    "runs code": "ran it, under TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1",
+    "5,000 workers": "571 processes",
+    "a linked folder": "2 of 8 images; by a pattern 405",
+    "suffixes": "left out, no word",
+    "TIFF, 16 bit": "inverted: (191, 191, 191)",
+    "TIFF, 32-bit": "nearly black",
+    "ICC": "ignored: up to 26 levels off",
+    "PostScript": "called Ghostscript",
+    "control characters": "printed raw",
+    "evaluate: a.png": "exit 2: several sources; no source",
+    "evaluate: one": "no KID, no FID, no word",
+    "dangling": "an unclear message",
+    "a zip": "IndexError",
+    "0.2 MB": "read whole: 9.4 GB of 8 MB",
+    "300 MB": "read whole",
+    "is a command": "ran it",
+    "from a URL": "fetched it",
+    "10^7": "built for hours",
+    "10^9": "MemoryError",
+    "negative": "RuntimeError",
+    "one bad folder": "no line for the others",
+    "push": "published the file",
+    "a flag": "not an option",
+    "4000 steps": "exit 0: the network was fed t",
+    "images of 0": "a mean of 127",
+    "images with NaN": "NaN",
+    "NumPy array": "AttributeError",
+    "PIL": "AttributeError",
+    "a path": "AttributeError",
+    "empty batch": "RuntimeError",
+    "returns a tensor": "AttributeError",
+    "one channel": "was broadcast",
+    "torch.tensor": "NaN",
+    "np.float32": "a code that save could not write",
+    "steps=2.5": "2.5 steps",
+}
+"""What the kinds with these words led to when they were found."""
+
 Case = tuple[str, list[str] | Callable[[], object]]
 
 
@@ -222,7 +276,8 @@ def archives() -> Iterator[Case]:
         ("a shard with a 300 MB member", "bomb.tar.gz"),
         ("a shard that is a command", "pipe:echo harm"),
     ):
-        shards = ["--data.train", shard_name, "--data.val", shard_name, "--output", "shards"]
+        shutil.copy("bomb.tar.gz", "val.tar.gz")
+        shards = ["--data.train", shard_name, "--data.val", "val.tar.gz", "--output", "shards"]
         yield kind, ["fit", "--config", "animals32", "--data", "ShardImages", *shards]
     yield "a recipe from a URL", ["fit", "--config", "https://example.org/recipe.yaml"]
     for kind, values in {
@@ -329,10 +384,12 @@ def run() -> None:
             for kind, case in group():
                 if wanted in kind:
                     row = show(kind, case)
-                    rows.append((*row[:3], row[3].replace("|", "\\|")[:LONGEST]))
+                    was = next((told for words, told in WAS.items() if words in kind), "")
+                    says = row[3].replace(place, "...").replace("|", "\\|")[:LONGEST]
+                    rows.append((kind, was, *row[1:3], says))
                     print(*rows[-1], sep=" | ", file=sys.stderr)
         os.chdir("/")
-    print(tabulate(rows, ("kind", "command", "exit", "says"), tablefmt="github"))
+    print(tabulate(rows, ("kind", "it did", "command", "exit", "it says"), tablefmt="pipe"))
 
 
 if __name__ == "__main__":

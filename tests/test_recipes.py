@@ -46,6 +46,12 @@ def test_a_name_stands_for_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert with_recipes(["--config", "animals32"]) == ["--config", "animals32"]
 
 
+def test_no_recipe_is_fetched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "https://example.org/a.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "recipes are not fetched" in error and error.count("\n") == 1
+
+
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"there is no file and no recipe cat23; did you mean"):
         with_recipes(["--config", "cat23"])

@@ -44,6 +44,11 @@ def with_recipes(args: list[str]) -> list[str]:
 
 def find(name: str) -> str:
     """The path that the value of `--config` means; itself if it is none of ours."""
+    if "://" in name:
+        raise UsageError(
+            f"--config: recipes are not fetched, since they are programs: download {name}, look "
+            f"into it, and name the file"
+        )
     known = recipes()
     if Path(name).exists() or Path(name).suffix or "/" in name:
         return name  # Of a path that leads nowhere, the parser says so.

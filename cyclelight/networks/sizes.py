@@ -86,5 +86,7 @@ def _fault(value: Any, default: Any, kinds: str, depth: int = 0) -> str | None:
         return "be a number"
     if depth >= DEEPEST or len(value) > MOST_LEVELS:
         return f"be a number, text, or a list of at most {MOST_LEVELS} of them"
+    if any(isinstance(inner, int | float) and inner < 0 for inner in value):
+        return "not hold numbers below 0"
     faults = (_fault(inner, None, "float", depth + 1) for inner in value)
     return next((fault for fault in faults if fault is not None), None)
