@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from cyclelight.cli import main
 
@@ -59,7 +60,8 @@ def test_two_methods(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert float(rows["near"]["PSNR"]) == pytest.approx(np.mean([near[key] for key in far]))
     assert float(rows["far"]["PSNR difference"]) == pytest.approx(np.mean(differences))
     low, high = (float(rows["far"][f"PSNR {end}"]) for end in ("low", "high"))
-    assert min(differences) <= low < np.mean(differences) < high <= max(differences) + 1
+    wanted = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((wanted.low, wanted.high), rel=1e-5)
     assert rows["near"]["PSNR difference"] == "" and rows["far"]["n"] == "5"
     for name in ("near", "far"):
         assert json.loads((tmp_path / name / "metrics.json").read_text())["figures"]
