@@ -17,13 +17,14 @@ from trainings import fit
 import cyclelight
 from cyclelight.cli import main
 from cyclelight.diffusion.noise import KeyedNoise
-from cyclelight.diffusion.pixels import fit_square, to_float
+from cyclelight.diffusion.pixels import fit_square, to_float, to_uint8
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder_folder import load_autoencoder
 from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.guidance.energies import CustomEnergy, DistanceEnergy
 from cyclelight.guidance.generators import DomainGenerator
 from cyclelight.guidance.guided import ImageEnergy
+from cyclelight.guidance.load import load_map
 from cyclelight.modules.autoencoder import AutoencoderModule
 from cyclelight.modules.classifier import DomainClassifierModule
 from cyclelight.networks.autoencoder import AutoencoderSettings
@@ -276,3 +277,34 @@ def test_shards_and_masked_images_are_read_as_grey(root: Path, tmp_path: Path) -
             assert torch.equal(image, read_square(root / "images" / key, R, "crop", 1))
     assert batches[1]["mask"].shape == (4, R, R)
     assert shards.val_images is not None and shards.val_images.pixels(0).shape == (R, R, 1)
+
+
+def test_a_grey_generator_is_guided(root: Path, tmp_path: Path) -> None:
+    """redness of grey is the grey itself, of which each image begins at its own z."""
+    given = {
+        "model.generator": root / "dog",
+        "model.energies": json.dumps(
+            [{"class_path": "CustomEnergy", "init_args": {"function": "judges:redness"}}]
+        ),
+        "model.sampler": "CrankNicolson",
+        "model.sampler.steps": 2,
+        "model.steps": 2,
+        "model.way": 1,
+        "data.count": 2,
+        "scores.judge": "judges:Rows",
+        "output": tmp_path,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    assert main(["guide", *words]) == 0
+    generator, keys = load_map(str(root / "dog"), steps=2), [f"sample_{i:05d}.png" for i in (0, 1)]
+    with torch.no_grad():
+        first = generator(generator.sample_latent(KeyedNoise(0, keys), torch.empty(2)))
+    found = figures(tmp_path)
+    assert found["redness energy before"] == pytest.approx(float(first.mean()), rel=1e-4)
+    assert {"diversity before", "diversity after"} <= found.keys()
+    for key, start in zip(keys, to_uint8(first)[..., 0].numpy(), strict=True):
+        assert np.abs(grey_pixels(tmp_path / "starts" / key) - start).max() <= 1
+        assert grey_pixels(tmp_path / "images" / key).shape == (R, R)
+        assert grey_pixels(tmp_path / "ways" / key).shape == (R, 3 * R)

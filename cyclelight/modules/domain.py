@@ -12,7 +12,7 @@ from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder, state_shape, state_space
 from cyclelight.domains.autoencoder_folder import load_autoencoder
 from cyclelight.domains.folder import check_domain_path, load_domain
-from cyclelight.errors import BadValue, at_least
+from cyclelight.errors import BadValue, MissingFile, at_least
 from cyclelight.modules.denoiser import DenoiserModule
 from cyclelight.networks import NetworkSettings, resize
 from cyclelight.networks.sn import CovarianceNetwork
@@ -111,8 +111,10 @@ class DomainModule(DenoiserModule):
             FileNotFoundError: there is no such file.
             ValueError: it is no checkpoint of this module, or a setting is out of range.
         """
-        path = check_domain_path(checkpoint_path, "checkpoint_path")
-        if not path.is_file():
+        path = Path(checkpoint_path)
+        if not path.exists():
+            raise MissingFile("checkpoint_path", f"checkpoint_path: there is no file {path}")
+        if path.suffix != ".ckpt" or not path.is_file():
             raise BadValue("checkpoint_path", f"checkpoint_path: {path} is no .ckpt file")
         domain = load_domain(path, device="meta")
         known = {name: domain.card.get(name) for name in ("weighting", "ema_decay")}
