@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from judges import Rows  # noqa: F401 (named in the configuration)
+from judges import Rows
 from tiny import R, make_run
 
 import cyclelight
@@ -149,6 +149,19 @@ def test_a_classifier_is_counted_by_its_features() -> None:
     network.features(torch.zeros(5, 3, R, R), 3)
     network(torch.zeros(2, 3, R, R), 3)
     assert seen == [5, 2]
+
+
+def test_networks_see_sources_and_real_images_once(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, look = list[int](), Rows.forward
+    monkeypatch.setattr(Rows, "forward", lambda s, x: (seen.append(len(x)), look(s, x))[1])
+    method = {"class_path": "SDEdit", "init_args": {"steps": 2}}
+    rows = {"a": {"method": method}, "b": {"theirs": str(here / "theirs")}}
+    config = configured(here, rows=rows, baseline="b", seeds=[0])
+    assert main(words(config, tmp_path)) == 0
+    # 4 images of each row in batches of 3 and 1; with the first row's, their sources; 6 real ones.
+    assert seen == [3, 3, 1, 1, 6, 3, 1]
 
 
 def test_a_cell_is_a_run_of_predict(

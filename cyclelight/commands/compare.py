@@ -45,7 +45,7 @@ from datamodules.order import groups_of
 from datamodules.square_images import SquareImages
 
 REPORT = "report.html"
-BETWEEN_PAGES = 120.0
+BETWEEN_PAGES = 600.0
 """Seconds at least from one writing of the page to the next, but for the last one."""
 ByKey = Mapping[str, Mapping[str, float]]
 DESCRIPTION = "Compare methods of translation: settings and seeds under one protocol, in one table."
@@ -157,6 +157,7 @@ class Runs:
             sources=True,
             clip=None,
         )
+        self.judge.remembered = {}
         self.next_page = time.monotonic() + BETWEEN_PAGES
 
     def run(self) -> None:
