@@ -11,10 +11,10 @@ STAMP := .venv/.installed$(TORCH)
 LOCK := requirements$(if $(TORCH),-$(TORCH)).lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-slurm lint types format demo lock clean
+.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv, install the locked versions; TORCH=cpu: without the GPU packages
 
@@ -62,6 +62,12 @@ demo: $(STAMP) ## translate cats into dogs; your own images: make demo IMAGES=pa
 		--data.source "$(IMAGES)" --output demo --overwrite
 	@echo "The sources beside their translations: demo/gallery.png. Your own: make demo IMAGES=path/to/images"
 
+demo-emoji: $(STAMP) ## translate Google's emoji into Twitter's style, without licence worries
+	@$(BIN)/lightning predict --config configs/translate/cat2dog.yaml \
+		--model.source checkpoints/emoji_google --model.target checkpoints/emoji_twitter \
+		--data.source docs/demo/emoji --output demo-emoji --overwrite
+	@echo "The sources beside their translations: demo-emoji/gallery.png"
+
 lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and -cpu.lock
 	@$(BIN)/uv lock --quiet --upgrade
 	@{ echo "# The versions that this project is developed and tested with, for pip and uv alike."; \
@@ -74,5 +80,5 @@ lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and
 	@rm uv.lock
 
 clean: ## remove what tests, tools and the demo left behind (not .venv)
-	@rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf demo demo-emoji build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find cyclelight datamodules tests -name __pycache__ -type d -prune -exec rm -rf {} +
