@@ -45,18 +45,18 @@ def test_numbers_of_any_library_mean_what_pythons_mean(kind: str, tmp_path: Path
     assert torch.equal(code.noises, wanted.noises) and code.noises.isfinite().all()
     code.save(tmp_path / "code.safetensors")
     assert LatentCode.load(tmp_path / "code.safetensors").eta == 0.5
-    settings = {"cleanup": as_(300), "cleanup_eta": as_(0.5), "parallel": as_(2), **given}
+    own = {"cleanup": 300, "cleanup_eta": 0.5, "parallel": 2, "eta_noisy": 0.25}
+    settings = {**{name: as_(value) for name, value in own.items()}, **given}
     method = CycleDiffusion(**settings)
     assert json.loads(json.dumps(asdict(method))) == {
         **plain,
-        **{"cleanup": 300, "cleanup_eta": 0.5, "parallel": 2, "last_residual": "keep"},
+        **own,
+        **{"last_residual": "keep", "spacing": "leading", "draw": "chain"},
     }
     for one, other in (
         (
             cyclelight.translate(SOURCE, TARGET, IMAGES, method=method),
-            cyclelight.translate(
-                SOURCE, TARGET, IMAGES, cleanup=300, cleanup_eta=0.5, parallel=2, **plain
-            ),
+            cyclelight.translate(SOURCE, TARGET, IMAGES, **own, **plain),
         ),
         (
             cyclelight.translate(SOURCE, TARGET, IMAGES, method=method, seed=as_(7)),
