@@ -21,7 +21,7 @@ ORDER = """
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
     domains.adapters: adm_classifier cut
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
-    chains: interpolate engine
+    chains: interpolate engine analysis
     methods: * base ilvr ddib egsde cut
     methods: sdedit cyclediffusion edit_friendly ddcm translate
     text: load clip
@@ -45,7 +45,7 @@ ORDER = """
     modules: diffae_latent translation guidance editing
     modules: classifier cut
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
-    commands: fit validate test predict guide edit evaluate_files evaluate atlas benchmark
+    commands: fit validate test predict guide edit evaluate_files evaluate atlas analyze benchmark
     commands: quickstart_page quickstart_survey quickstart inspect import_ push completion weights
     commands: comparison_plan compare
     cli __main__

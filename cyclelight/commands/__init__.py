@@ -18,6 +18,10 @@ COMMANDS = {
     ),
     "weights": ("cyclelight.commands.weights:weights", "show and fetch the weights of metrics"),
     "atlas": ("cyclelight.commands.atlas:atlas", "draw the codes between two images"),
+    "analyze": (
+        "cyclelight.commands.analyze:analyze",
+        "show what a pair does to images, step by step",
+    ),
     "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),
     "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),
     "export": ("cyclelight.commands.import_:export", "write a domain for guided-diffusion"),
