@@ -128,12 +128,21 @@ def test_program(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert one == pytest.approx(other, rel=1e-4)
 
 
+def test_spacing(root: Path) -> None:
+    """Squares of thirds of T - 1."""
+    more = ["--spacing", "quadratic", "--film", 1, "--output", root / "spaced"]
+    assert main(words(root, *more)) == 0
+    told = json.loads((root / "spaced" / "analysis.json").read_text())
+    assert [step["t"] for step in told["chain"]] == [999, 444, 111, 0]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--images", "nowhere"], "--images: no such file or folder nowhere"),
         (["--eta", "2"], "eta must be in [0, 1], got 2"),
         (["--steps", "0"], "steps must be"),
+        (["--spacing", "even"], "spacing must be one of leading, quadratic, logsnr, got 'even'"),
         (["--film", "0"], "film must be at least 1, got 0"),
         (["--columns", "1"], "columns must be at least 2, got 1"),
         (["--output", __file__], "is a file"),

@@ -54,6 +54,7 @@ def _parser() -> ArgumentParser:
     add("--steps", type=int, default=50, help="Timesteps of the whole grid.")
     add("--eta", type=float, default=1.0, help="0 .. 1: how stochastic the chain is.")
     add("--strength", type=float, default=0.85, help="Share of the grid that is run.")
+    add("--spacing", type=str, default="leading", help="Of timesteps: leading, quadratic, logsnr.")
     add("--seed", type=int, default=0, help="Of the noise.")
     add("--batch_size", type=int, default=16, help="Images in a batch.")
     add("--film", type=int, default=3, help="How many images the film shows, the first ones.")
@@ -74,7 +75,7 @@ def analyze(args: list[str]) -> int:
         paths = [check_domain_path(path, name) for name, path in named.items()]
         bare = [load_domain(path, device="meta") for path in paths]
         check_pair(*bare)
-        grid = TimeGrid.truncated(bare[0].schedule, options.steps, options.strength)
+        grid = TimeGrid.spaced(bare[0].schedule, options.steps, options.strength, options.spacing)
         found = _images(options.images)
         side, channels = bare[0].resolution, bare[0].channels
         squares = [read_square(path, side, "crop", channels) for _, path in found]
@@ -84,7 +85,9 @@ def analyze(args: list[str]) -> int:
     )
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    told = {name: getattr(options, name) for name in ("steps", "eta", "strength", "seed")}
+    told = {
+        name: getattr(options, name) for name in ("steps", "eta", "strength", "spacing", "seed")
+    }
     numbers = {"source": source.name, "target": target.name, "n": len(found), **told}
     last = steps[-1]
     loose = {
