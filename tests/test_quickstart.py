@@ -1,5 +1,6 @@
 """quickstart: from two folders to a pair of domains, and what it says before it begins."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,9 @@ from tiny import R, make_run
 
 from cyclelight.cli import main
 from cyclelight.commands import quickstart
+from cyclelight.networks.unet import UNetSettings
+
+ROOT = Path(__file__).parents[1]
 
 NAMES = [f"{index}.png" for index in range(12)]
 
@@ -50,6 +54,38 @@ def test_the_commands_it_would_run(
     steps = [int(c[c.index("--trainer.max_steps") + 1]) for c in commands if c[1] == "fit"]
     assert steps[0] == steps[1] == steps[2] // 2 and steps[2] == steps[3]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:skipped 1 of 13")
+@pytest.mark.parametrize("ancestor", ["none", "demo"])
+def test_its_ancestors(
+    here: Path,
+    tmp_path: Path,
+    ancestor: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From scratch each network can be built; from any folder the demo's domain is found."""
+    monkeypatch.chdir(tmp_path)
+    given = words(here, tmp_path / "out", "--turns", "1", "--dry-run")[:-1]
+    place = given.index("--init_from")
+    given[place : place + 2] = ["--init_from", "none"] if ancestor == "none" else []
+    assert main([*given, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    fits = [shlex.split(line)[1:] for line in told.splitlines() if line.startswith("lightning fit")]
+    assert len(fits) == 2
+    for fit in fits:
+        if ancestor == "demo":
+            found = Path(fit[fit.index("--model.init_from") + 1])
+            assert found.resolve() == ROOT / "checkpoints" / "dog"
+            continue
+        assert "--model.init_from" not in fit
+        names = ("block_out_channels", "layers_per_block", "attention_resolutions")
+        settings = {
+            name: json.loads(fit[fit.index(f"--model.network.{name}") + 1]) for name in names
+        }
+        side = int(fit[fit.index("--model.resolution") + 1])
+        UNetSettings(**settings).build(resolution=side, channels=3)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`lightning quickstart`: from two folders of images to a pair of domains and translations."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ Looks at both folders, chooses size and number of steps for this machine, trains
 turns, and after each turn translates images that were held out: OUTPUT/index.html fills while it
 runs. Stopped, the same command goes on. --dry-run prints the commands that it would run."""
 BATCH = 16
+DEMO = Path(__file__).parents[2] / "checkpoints" / "dog"
+"""What starts best, where the program runs from a clone."""
 EPOCHS = 300
 """More would only learn the images by heart."""
 
@@ -61,8 +64,8 @@ def _parser() -> ArgumentParser:
     add(
         "--init_from",
         type=str | None,
-        help="A domain that both start from, which small sets need; checkpoints/dog, if it is "
-        "there. `none` to start from scratch.",
+        help="A domain that both start from, which small sets need; by default the demo's "
+        "checkpoints/dog, where the program runs from a clone. `none` to start from scratch.",
     )
     add("--dry-run", action="store_true", help="Print the commands instead of running them.")
     return parser
@@ -122,8 +125,8 @@ def choose(surveys: list[Survey], options: Namespace) -> Plan:
         ValueError: there is no such ancestor, or the images are too small for it.
     """
     ancestor = options.init_from
-    if ancestor is None and Path("checkpoints/dog").is_dir():
-        ancestor = "checkpoints/dog"
+    if ancestor is None and DEMO.is_dir():
+        ancestor = os.path.relpath(DEMO)
     ancestor = None if ancestor in (None, "none") else ancestor
     device = "cuda" if torch.cuda.is_available() else "cpu"
     resolution = 64 if device == "cuda" else 48
@@ -143,7 +146,7 @@ def choose(surveys: list[Survey], options: Namespace) -> Plan:
 def seconds_of_a_step(ancestor: str | None, resolution: int, device: str, precision: str) -> float:
     """How long a step of training takes here: the median of three, forward and back."""
     if ancestor is None:
-        network = SCRATCH.build(resolution=resolution, channels=3)
+        network = scratch(resolution).build(resolution=resolution, channels=3)
     else:
         denoiser = load_domain(ancestor).denoiser
         network = denoiser.network.requires_grad_(True).train()  # type: ignore[attr-defined]
@@ -162,7 +165,9 @@ def seconds_of_a_step(ancestor: str | None, resolution: int, device: str, precis
     return median(times[1:])
 
 
-SCRATCH = UNetSettings((32, 96, 160), 1, (12, 16))
+def scratch(resolution: int) -> UNetSettings:
+    """The network without an ancestor: with attention where the image is a quarter as large."""
+    return UNetSettings((32, 96, 160), 1, (resolution // 4,))
 
 
 def describe(plan: Plan, minutes: float) -> str:
@@ -210,9 +215,10 @@ def commands(
             given["model.init_from"] = plan.ancestor
         else:
             given["model.prediction_type"] = "v_prediction"
-            given["model.network.block_out_channels"] = list(SCRATCH.block_out_channels)
-            given["model.network.layers_per_block"] = SCRATCH.layers_per_block
-            given["model.network.attention_resolutions"] = [plan.resolution // 4]
+            network = scratch(plan.resolution)
+            given["model.network.block_out_channels"] = list(network.block_out_channels)
+            given["model.network.layers_per_block"] = network.layers_per_block
+            given["model.network.attention_resolutions"] = list(network.attention_resolutions)
         if turn > 1 or (where / "checkpoints" / "last.ckpt").is_file():
             given["ckpt_path"] = "last"
         yield ["fit", *words(given)]
