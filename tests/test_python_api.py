@@ -12,6 +12,7 @@ from PIL import Image
 
 import cyclelight
 from cyclelight import Domain, NetworkDenoiser, NoiseSchedule, Prediction
+from cyclelight.diffusion.pixels import to_float
 from cyclelight.errors import argument_of
 from cyclelight.networks.unet import UNetSettings
 
@@ -79,6 +80,11 @@ def test_images_are_images(call: Callable[[Any], object], images: Any, says: str
 def test_a_range_from_zero_to_one_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="if they lie in \\[0, 1\\], x must become 2 x - 1"):
         cyclelight.encode(CAT, IMAGES.abs(), steps=2)
+    # Bright images on white are in [0, 1], too, and right.
+    bright = torch.randint(128, 256, (2, R, R, 3), dtype=torch.uint8)
+    cyclelight.encode(CAT, to_float(bright), steps=2)
+    with pytest.warns(UserWarning, match="have no value below 0"):
+        cyclelight.encode(CAT, bright.permute(0, 3, 1, 2) / 255, steps=2)
     # A model overshoots: what one has made is taken by the next.
     cyclelight.encode(CAT, IMAGES * 1.5, steps=2)
     cyclelight.encode(CAT, torch.zeros_like(IMAGES), steps=2)

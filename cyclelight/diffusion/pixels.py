@@ -118,12 +118,18 @@ def check_images(name: str, images: object, channels: int, resolution: int) -> N
             f"{name} must lie in [-1, 1], got values from {low:.3g} to {high:.3g}; "
             f"8-bit levels x become x / 127.5 - 1",
         )
-    if low >= 0 and low < high <= 1:
+    if low >= 0 and low < high <= 1 and not _are_levels(images):
         warnings.warn(
             f"{name} have no value below 0: they must lie in [-1, 1]; if they lie in [0, 1], "
             f"x must become 2 x - 1",
             stacklevel=2,
         )
+
+
+def _are_levels(images: Tensor) -> bool:
+    """Whether they are 8-bit levels in [-1, 1], x / 127.5 - 1: 255 times that is odd."""
+    halves = (images.detach() * 255 - 1) / 2
+    return bool((halves - halves.round()).abs().max() < 0.02)
 
 
 def check_states(name: str, states: object, shape: tuple[int, ...]) -> None:
