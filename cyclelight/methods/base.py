@@ -126,10 +126,11 @@ class Method(ABC):
         return chosen
 
     def describe(self) -> str:
-        """The settings in one line."""
+        """The settings that are set, in one line."""
         # Subclasses are dataclasses; that cannot be said of an abstract class.
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        return ", ".join(f"{name} {getattr(self, name)}" for name in names)
+        given = ((name, getattr(self, name)) for name in names)
+        return ", ".join(f"{name} {value}" for name, value in given if value is not None)
 
 
 @dataclass(frozen=True)
