@@ -9,7 +9,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8">{refresh}
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1.5rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 70rem; padding: 0 1.5rem }}
 img {{ max-width: 100%; image-rendering: pixelated }}
 pre {{ overflow-x: auto }}
 </style>
