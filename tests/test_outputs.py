@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,3 +226,17 @@ def test_lines_written_at_once_do_not_mix(tmp_path: Path) -> None:
         list(pool.map(append, groups))
     keys = sorted(key for group in groups for key in group)
     assert list(RunFolder(tmp_path, keys).manifest()) == keys
+
+
+def test_a_locale_that_knows_no_unicode_is_named(tmp_path: Path) -> None:
+    """In the C locale a name of another letter is no name, though the file is called well."""
+    code = (
+        "import sys; from cyclelight.runs.folder import output_names\n"
+        "try: output_names([sys.argv[1]])\n"
+        "except ValueError as error: print(ascii(str(error)))"
+    )
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, "K\u00e4se.png"]
+    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, text=True)
+    if sys.platform == "linux":
+        assert "names are read as ascii: LC_ALL=C.UTF-8" in done.stdout, done.stderr

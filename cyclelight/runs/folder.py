@@ -9,6 +9,7 @@ made_by.json        the SHA-256 of the weights that made them
 import errno
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -240,7 +241,9 @@ def output_names(keys: Sequence[str]) -> dict[str, str]:
     for key, count in Counter(keys).items():
         path = PurePosixPath(key)
         if not key.isascii() and key.encode(errors="replace").decode() != key:
-            raise ValueError(f"the name of an image is not UTF-8: {key!r}; rename it")
+            reads = sys.getfilesystemencoding()
+            how = "rename it" if reads == "utf-8" else f"names are read as {reads}: LC_ALL=C.UTF-8"
+            raise ValueError(f"the name of an image is not UTF-8: {key!r}; {how}")
         odd = ".." in path.parts or "\0" in key or str(path) != key or not path.name
         if odd or path.is_absolute():
             raise ValueError(f"an image's key must be a plain relative path, got {key!r}")
