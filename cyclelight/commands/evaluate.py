@@ -92,6 +92,8 @@ def evaluate(args: list[str]) -> int:
         resolution, channels = common_shape(paths)
         judge = _judge(options, resolution)
     judge.to(options.device)
+    if len(folders) > 1:
+        judge.remembered = {}  # All have the same sources.
     if untranslated := sorted({key for key, _ in found} - kept):
         told = f"{len(untranslated)} of {len(found)} sources, such as {untranslated[0]}"
         judge.notes.append(f"not judged, as there is no translation: {told}")
