@@ -16,7 +16,7 @@ ORDER = """
     networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
-    domains: classifier cut_folder
+    domains: network_folder classifier cut_folder
     text: * tokens prompts guided attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
     domains.adapters: adm_classifier cut

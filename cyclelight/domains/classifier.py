@@ -3,32 +3,21 @@
 FOLDER/config.json  diffusion_pytorch_model.safetensors  classifier.json
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.domains.model_files import (
-    build,
-    check_kind,
-    check_size,
-    check_weights,
-    file_digest,
-    held,
-    judged,
-    load_model,
-)
-from cyclelight.errors import BadValue, MissingFile
-from cyclelight.files import read_json, whole_folder
+from cyclelight.domains.model_files import judged
+from cyclelight.domains.network_folder import NetworkFolder
 from cyclelight.networks.classifier import ClassifierUNet
 
-MARK = ("a classifier folder", "classifier.json")
-"""What a classifier folder is called, and the file by which it is known."""
+FOLDER = NetworkFolder("a classifier folder", "classifier.json", "classifier", ClassifierUNet)
+MARK = FOLDER.mark
 
 
 @dataclass(frozen=True)
@@ -77,17 +66,7 @@ def check_classifier_path(path: str | Path, argument: str = "classifier") -> Pat
     Raises:
         FileNotFoundError, ValueError: it is none; the message begins with `argument`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MissingFile(argument, f"{argument}: {path} does not exist; give a classifier folder")
-    for name in ("config.json", MARK[1]):
-        if not (path / name).is_file():
-            nested = path / "classifier"
-            hint = f"; did you mean {nested}?" if (nested / MARK[1]).is_file() else ""
-            raise BadValue(
-                argument, f"{argument}: {path} is not a classifier folder: it has no {name}{hint}"
-            )
-    return path
+    return FOLDER.check(path, argument)
 
 
 def load_classifier(
@@ -107,21 +86,13 @@ def load_classifier(
         FileNotFoundError: there is no such folder.
         ValueError: it is not a classifier; the message says which part is wrong.
     """
-    path = check_classifier_path(path, argument)
-    config, card = (read_json(path / name, argument) for name in ("config.json", MARK[1]))
-    check_kind(config, {ClassifierUNet.__name__: ClassifierUNet}, path, argument)
-    check_weights(path, argument)
-    with judged(argument, path / "config.json"):
-        network: ClassifierUNet = build(config, ClassifierUNet)
-        check_size(network, held(path))
-    with judged(argument, path / MARK[1]):
+    network, card = FOLDER.read(path, argument)
+    with judged(argument, Path(path) / FOLDER.card):
         schedule = NoiseSchedule.from_diffusers(card["schedule"])
         classes = tuple(map(str, card["classes"]))
         if len(classes) != network.config.num_classes:
             raise ValueError(f"classes must be {network.config.num_classes}, got {len(classes)}")
-    if torch.device(device).type != "meta":
-        network = load_model(ClassifierUNet, path, argument)
-    frozen = nn.Module.to(network.requires_grad_(False).eval(), device=device)
+    frozen = FOLDER.load(path, argument, network, device)
     return DomainClassifier(frozen, schedule, classes, card)
 
 
@@ -140,22 +111,14 @@ def save_classifier(
     Raises:
         ValueError: `folder` exists and is something else.
     """
-    folder, network = Path(folder), classifier.network
-    # What diffusers notes of its own, such as the path that a network came from, is left out.
-    copy = ClassifierUNet.from_config({k: v for k, v in network.config.items() if k[0] != "_"})
-    copy.load_state_dict(network.state_dict() if weights is None else weights)
     card = {
         **classifier.card,
         "classes": list(classifier.classes),
         "schedule": classifier.schedule.to_diffusers(),
     }
-    with whole_folder(folder, *MARK) as made:
-        copy.save_pretrained(made, safe_serialization=True)
-        (made / MARK[1]).write_text(json.dumps(card, indent=2) + "\n")
-    return folder
+    return FOLDER.write(folder, classifier.network, card, weights)
 
 
 def classifier_fingerprint(path: Path) -> str:
     """The SHA-256 of a classifier's weights and settings, in hexadecimal; its card may change."""
-    weights = path.glob("diffusion_pytorch_model*")
-    return file_digest([*weights, path / "config.json"], path)
+    return FOLDER.fingerprint(path)

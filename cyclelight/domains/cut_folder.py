@@ -5,32 +5,21 @@
 `cut.json` is the card: what it makes, of which images it was trained, for how long.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cyclelight.diffusion.pixels import check_images
-from cyclelight.domains.model_files import (
-    build,
-    check_kind,
-    check_size,
-    check_weights,
-    file_digest,
-    held,
-    judged,
-    load_model,
-)
-from cyclelight.errors import BadValue, MissingFile, printable
-from cyclelight.files import read_json, whole_folder
+from cyclelight.domains.network_folder import NetworkFolder
+from cyclelight.errors import printable
 from cyclelight.networks.cut import CUTGenerator
 
-MARK = ("a folder of a CUT generator", "cut.json")
-"""What such a folder is called, and the file by which it is known."""
+FOLDER = NetworkFolder("a folder of a CUT generator", "cut.json", "generator", CUTGenerator)
+MARK = FOLDER.mark
 
 
 @dataclass(frozen=True)
@@ -81,15 +70,7 @@ def check_translator_path(path: str | Path, argument: str = "generator") -> Path
     Raises:
         FileNotFoundError, ValueError: it is none; the message begins with `argument`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MissingFile(argument, f"{argument}: {path} does not exist; give {MARK[0]}")
-    for name in ("config.json", MARK[1]):
-        if not (path / name).is_file():
-            nested = path / "generator"
-            hint = f"; did you mean {nested}?" if (nested / MARK[1]).is_file() else ""
-            raise BadValue(argument, f"{argument}: {path} is not {MARK[0]}: it has no {name}{hint}")
-    return path
+    return FOLDER.check(path, argument)
 
 
 def load_translator(
@@ -106,16 +87,8 @@ def load_translator(
         FileNotFoundError: there is no such folder.
         ValueError: it is not a CUT generator's; the message says which part is wrong.
     """
-    path = check_translator_path(path, argument)
-    config, card = (read_json(path / name, argument) for name in ("config.json", MARK[1]))
-    check_kind(config, {CUTGenerator.__name__: CUTGenerator}, path, argument)
-    check_weights(path, argument)
-    with judged(argument, path / "config.json"):
-        network: CUTGenerator = build(config, CUTGenerator)
-        check_size(network, held(path))
-    if torch.device(device).type != "meta":
-        network = load_model(CUTGenerator, path, argument)
-    frozen = nn.Module.to(network.requires_grad_(False).eval(), device=device)
+    network, card = FOLDER.read(path, argument)
+    frozen = FOLDER.load(path, argument, network, device)
     # Anyone's card may name it, and every table and title does.
     return Translator(frozen, printable(card.get("name", "target"), 80), card)
 
@@ -133,18 +106,10 @@ def save_translator(
     Raises:
         ValueError: `folder` exists and is something else.
     """
-    folder, network = Path(folder), translator.network
-    # What diffusers notes of its own, such as the path that a network came from, is left out.
-    copy = CUTGenerator.from_config({k: v for k, v in network.config.items() if k[0] != "_"})
-    copy.load_state_dict(network.state_dict() if weights is None else weights)
     card = {**translator.card, "name": translator.name}
-    with whole_folder(folder, *MARK) as made:
-        copy.save_pretrained(made, safe_serialization=True)
-        (made / MARK[1]).write_text(json.dumps(card, indent=2) + "\n")
-    return folder
+    return FOLDER.write(folder, translator.network, card, weights)
 
 
 def translator_fingerprint(path: Path) -> str:
     """The SHA-256 of a translator's weights and settings, in hexadecimal; its card may change."""
-    weights = path.glob("diffusion_pytorch_model*")
-    return file_digest([*weights, path / "config.json"], path)
+    return FOLDER.fingerprint(path)
