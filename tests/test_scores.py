@@ -270,9 +270,8 @@ def test_names_do_nothing_to_a_terminal(
     assert not {"\x1b", "\x07", "\u202e"} & set(told)
 
 
-@pytest.mark.parametrize(
-    ("processes", "batch_size"), [(2, 7), pytest.param(3, 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "batch_size"), [(2, 7), (3, 1)])
 def test_processes_do_not_change_the_figures(
     here: Path, run: Path, tmp_path: Path, processes: int, batch_size: int
 ) -> None:

@@ -137,6 +137,7 @@ def test_contrastive_loss_is_the_papers_where_captions_differ() -> None:
     assert_close(both.item(), math.log(2), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_a_text_model_learns_and_loads_elsewhere(flags: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = TextModule(R, UNET, ENCODER, learning_rate=1e-2, warmup_steps=5, ema_decay=0.9)
