@@ -114,6 +114,7 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_sharded_fit_is_that_of_ddp_and_resumes_exactly(ddp: Path, tmp_path: Path) -> None:
     """With validation, samples and clipping; one process signalled amid a step."""
     halves = ("--trainer.callbacks", "[{class_path: test_sharding.Halves}]")
