@@ -15,9 +15,10 @@ from cyclelight.commands.guard import UsageError, one_line
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.errors import printable
 
-HEAD = ("", "domain", "disk", "weights", "schedule", "pixels", "data", "licence")
-WIDTHS = (None, None, None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
-RIGHT = ("disk", "weights", "pixels")
+NAMES = ("domain", "disk", "weights")
+"""What stands side by side above the path, which may be as wide as the three."""
+HEAD = ("schedule", "pixels", "data", "licence")
+WIDTHS = (None, None, 14, None, 20, 22)  # Beyond these, cells are wrapped.
 LONGEST_CELL = 200
 """Letters of what a card says, which may be anything."""
 
@@ -124,30 +125,47 @@ def letter(number: int) -> str:
 
 def table(looked: Sequence[Inspected], groups: Sequence[Sequence[Inspected]]) -> str:
     """A row of each domain, by groups, and below them a line of each folder that is none."""
+    members = [(letter(number), one) for number, some in enumerate(groups) for one in some]
+    names = [NAMES, *(names_of(one) for _, one in members)]
+    widths = [max(map(len, column)) for column in zip(*names, strict=True)]
+    longest = max((len(str(one.path)) for _, one in members), default=0)
+    widths[0] = max(widths[0], longest - sum(widths[1:]) - 4)  # Two spaces between each two.
+    head, *firsts = [
+        f"{name:<{widths[0]}}  {disk:>{widths[1]}}  {weights:>{widths[2]}}"
+        for name, disk, weights in names
+    ]
     rows = [
-        (letter(number), *describe(one)) for number, members in enumerate(groups) for one in members
+        (place, f"{first}\n{one.path}", *describe(one))
+        for (place, one), first in zip(members, firsts, strict=True)
     ]
     lines = []
     if rows:
         # The head as a row, since tabulate pads a head more than what stands below it.
         text = tabulate(
-            [HEAD, *rows],
+            [("", head, *HEAD), *rows],
             tablefmt="plain",
             disable_numparse=True,
             maxcolwidths=WIDTHS,
             break_long_words=False,
-            colalign=["right" if name in RIGHT else "left" for name in HEAD],
+            colalign=["left"] * 3 + ["right"] + ["left"] * 2,
         )
-        head, *lines = [line.rstrip() for line in text.splitlines()]
-        lines = [head, "-" * max(map(len, [head, *lines])), *lines]
+        first, *lines = [line.rstrip() for line in text.splitlines()]
+        lines = [first, "-" * max(map(len, [first, *lines])), *lines]
     bad = [one for one in looked if one.reason]
     width = max((len(str(one.path)) for one in bad), default=0)
     lines += [f"-  {one.path!s:<{width}}  {one.reason}" for one in bad]
     return "\n".join(lines)
 
 
+def names_of(one: Inspected) -> tuple[str, str, str]:
+    """What stands under NAMES."""
+    count = sum(p.numel() for p in one.domain.denoiser.parameters())
+    size = _scaled(one.size, ("B", "KB", "MB", "GB"))
+    return one.domain.name, size, _scaled(count, ("", "K", "M", "B"))
+
+
 def describe(one: Inspected) -> tuple[str, ...]:
-    """The cells of a domain's row, two lines high, in the order of HEAD."""
+    """The other cells of a domain's row, two lines high, in the order of HEAD."""
     domain = one.domain
     card, schedule = domain.card, domain.schedule
     betas = f"\n{schedule.beta_start:g}..{schedule.beta_end:g}"
@@ -160,9 +178,6 @@ def describe(one: Inspected) -> tuple[str, ...]:
     counted = isinstance(count, int) and 0 <= count < 10**12
     told = (data.get("root"), f"{count:,} images" if counted else None)
     return (
-        f"{domain.name}\n{one.path}",
-        _scaled(one.size, ("B", "KB", "MB", "GB")),
-        _scaled(sum(p.numel() for p in domain.denoiser.parameters()), ("", "K", "M", "B")),
         kind,
         side if domain.channels == 3 else f"{side} x {domain.channels}",
         "\n".join(printable(one, LONGEST_CELL) for one in told if one) or "not stated",
