@@ -413,7 +413,7 @@ def test_bad_inputs(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
         error = capfd.readouterr().err
         assert told in error and error.count("\n") == 1, error
         assert not list(tmp_path.glob("out/images/*")) and not (tmp_path / "fit").exists()
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 16, 16\), got"):
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 16, 16\) for the gen"):
         cyclelight.translate(None, None, drawn(1, 3, 8, 8), method=CUT(str(generator)))
     with pytest.raises(ValueError, match="method: CUT heeds no texts"):
         EditingModule(EMOJI, method=CUT(str(generator)))

@@ -66,8 +66,8 @@ CALLS: list[Callable[[Any], object]] = [
         (None, "got None"),
         (IMAGES[:0], "at least one, got an empty batch"),
         (IMAGES[0], "got (3, 8, 8); of one image, images[None]"),
-        (IMAGES[:, :1], "must have shape (B, 3, 8, 8), got (2, 1, 8, 8)"),
-        (IMAGES[..., :4], "must have shape (B, 3, 8, 8), got (2, 3, 8, 4)"),
+        (IMAGES[:, :1], "must have shape (B, 3, 8, 8) for domain 'domain', got (2, 1, 8, 8)"),
+        (IMAGES[..., :4], "must have shape (B, 3, 8, 8) for domain 'domain', got (2, 3, 8, 4)"),
     ],
 )
 def test_images_are_images(call: Callable[[Any], object], images: Any, says: str) -> None:

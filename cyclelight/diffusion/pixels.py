@@ -81,7 +81,7 @@ LARGEST = 10.0
 """What images near [-1, 1] do not reach, however poor the model that made them."""
 
 
-def check_images(name: str, images: object, channels: int, resolution: int) -> None:
+def check_images(name: str, images: object, channels: int, resolution: int, whose: str) -> None:
     """Raises ValueError, with what to do, unless these are images as everything here takes them.
 
     They are a tensor (B, channels, resolution, resolution), B at least 1, floating point, finite,
@@ -92,6 +92,7 @@ def check_images(name: str, images: object, channels: int, resolution: int) -> N
         images: whatever was given.
         channels: of an image.
         resolution: its side in pixels.
+        whose: who takes them, in words.
     """
     wanted = f"(B, {channels}, {resolution}, {resolution})"
     if not isinstance(images, Tensor):
@@ -106,7 +107,7 @@ def check_images(name: str, images: object, channels: int, resolution: int) -> N
             f"{name} must be floating point in [-1, 1], got {images.dtype}: "
             f"8-bit levels x become x / 127.5 - 1",
         )
-    _check_shape(name, images, (channels, resolution, resolution))
+    _check_shape(name, images, (channels, resolution, resolution), whose)
     if images.is_meta:
         return
     low, high = (float(edge) for edge in images.detach().aminmax())
@@ -132,22 +133,22 @@ def _are_levels(images: Tensor) -> bool:
     return bool((halves - halves.round()).abs().max() < 0.02)
 
 
-def check_states(name: str, states: object, shape: tuple[int, ...]) -> None:
+def check_states(name: str, states: object, shape: tuple[int, ...], whose: str) -> None:
     """Raises ValueError unless these are states of a chain: finite, floating point, (B, *shape)."""
     if not isinstance(states, Tensor) or not states.is_floating_point():
         got = states.dtype if isinstance(states, Tensor) else kind_of(states)
         raise BadValue(name, f"{name} must be a floating-point tensor, got {got}")
-    _check_shape(name, states, shape)
+    _check_shape(name, states, shape, whose)
     if not states.is_meta and not states.isfinite().all():
         raise BadValue(name, f"{name} must be finite, got NaN or infinite values")
 
 
-def _check_shape(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, values: Tensor, shape: tuple[int, ...], whose: str) -> None:
     if values.ndim != len(shape) + 1 or tuple(values.shape[1:]) != shape:
         hint = f"; of one image, {name}[None]" if tuple(values.shape) == shape else ""
         raise BadValue(
             name,
-            f"{name} must have shape (B, {', '.join(map(str, shape))}), "
+            f"{name} must have shape (B, {', '.join(map(str, shape))}) for {whose}, "
             f"got {tuple(values.shape)}{hint}",
         )
     if not len(values):

@@ -57,7 +57,8 @@ class Translator:
 
     def check_images(self, images: Tensor) -> None:
         """Raises ValueError unless they are images of this size; see `pixels.check_images`."""
-        check_images("images", images, self.channels, self.resolution)
+        whose = f"the generator of {self.name!r}"
+        check_images("images", images, self.channels, self.resolution, whose)
 
     def to_images(self, states: Tensor) -> Tensor:
         """The images (B, C, R, R) as they are."""

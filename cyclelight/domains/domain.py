@@ -100,11 +100,12 @@ class Domain:
 
     def check_images(self, images: Tensor) -> None:
         """Raises ValueError unless they are images of this domain; see `pixels.check_images`."""
-        check_images("images", images, self.channels, self.resolution)
+        whose = f"domain {self.name!r}"
+        check_images("images", images, self.channels, self.resolution, whose)
 
     def check_states(self, states: Tensor) -> None:
         """Raises ValueError unless `states` are finite, floating point, (B, *shape)."""
-        check_states("x_T", states, self.shape)
+        check_states("x_T", states, self.shape, f"domain {self.name!r}")
 
 
 def check_domain(argument: str, domain: object) -> None:

@@ -139,15 +139,8 @@ def load_domain(
         raise BadValue(
             "clip_x_0", f"clip_x_0 needs pixels: {path} works on latents, which have no range"
         )
-    if autoencoder is None and channels not in (1, 3):
-        raise ValueError(f"domain: {path}: images have 1 or 3 channels, its network {channels}")
+    resolution, channels = _images_of(path, resolution, channels, autoencoder)
     if autoencoder is not None:
-        if channels != autoencoder.latent_channels:
-            raise ValueError(
-                f"domain: {path}: its network has {channels} channels, "
-                f"the latents of its autoencoder {autoencoder.latent_channels}"
-            )
-        resolution, channels = resolution * autoencoder.factor, autoencoder.channels
         autoencoder.to(dtype)
     if torch.device(device).type != "meta":
         unet = stored.load_network(kind)
@@ -166,6 +159,26 @@ def load_domain(
     # Anyone's card may name it, and every table, title and message does.
     name = printable(name, LONGEST_NAME)
     return Domain(denoiser, resolution, channels, name, stored.card, autoencoder)
+
+
+def _images_of(
+    path: Path, side: int, depth: int, autoencoder: Autoencoder | None
+) -> tuple[int, int]:
+    """(side, channels) of the images of a network whose states are `side` wide, `depth` deep.
+
+    Raises:
+        ValueError: they are no images, or not this autoencoder's latents.
+    """
+    if autoencoder is None:
+        if depth not in (1, 3):
+            raise ValueError(f"domain: {path}: images have 1 or 3 channels, its network {depth}")
+        return side, depth
+    if depth != autoencoder.latent_channels:
+        raise ValueError(
+            f"domain: {path}: its network has {depth} channels, "
+            f"the latents of its autoencoder {autoencoder.latent_channels}"
+        )
+    return side * autoencoder.factor, autoencoder.channels
 
 
 def save_domain(
