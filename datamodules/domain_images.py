@@ -15,6 +15,13 @@ from datamodules.loading import make_loader
 from datamodules.order import TrainingOrder
 from datamodules.square_images import SquareImages
 
+
+def check_val_fraction(val_fraction: float) -> None:
+    """Raises ValueError unless it is in (0, 1)."""
+    if not 0 < val_fraction < 1:
+        raise BadValue("val_fraction", f"val_fraction must lie between 0 and 1, got {val_fraction}")
+
+
 NO_NAMES = ("", "train", "training", "images")
 """Folders that say nothing of what is in them."""
 
@@ -73,10 +80,7 @@ class DomainImages(DomainData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        if not 0 < val_fraction < 1:
-            raise BadValue(
-                "val_fraction", f"val_fraction must lie between 0 and 1, got {val_fraction}"
-            )
+        check_val_fraction(val_fraction)
         if val and not train:
             raise BadValue("val", f"val {val!r} needs train, the sub-folder of the training images")
         self.root, self.train, self.val = Path(root), train, val

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from cyclelight.diffusion.noise import keyed_generator
 from cyclelight.errors import BadValue, MissingFile
 from datamodules.domain_data import DomainData
-from datamodules.domain_images import check_apart, domain_name, split_by_key
+from datamodules.domain_images import check_apart, check_val_fraction, domain_name, split_by_key
 from datamodules.items import Item
 from datamodules.listing import Files, list_images
 from datamodules.loading import make_loader
@@ -91,10 +91,7 @@ class UnpairedImages(DomainData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        if not 0 < val_fraction < 1:
-            raise BadValue(
-                "val_fraction", f"val_fraction must lie between 0 and 1, got {val_fraction}"
-            )
+        check_val_fraction(val_fraction)
         self.folders = {"source": Path(source), "target": Path(target)}
         folders = {**self.folders, **({"val": Path(val)} if val else {})}
         for name, folder in folders.items():
