@@ -102,7 +102,9 @@ def test_without_inception_the_rest_is_told(
     given = ("--translated", here / "near", "--reference", here / "real", "--protocol", protocol)
     assert main(words(here, *given)) == 0
     shown = capsys.readouterr().out
-    assert "SSIM" in shown and "PSNR" in shown and "no FID, no KID: network " in shown
+    assert (
+        "SSIM" in shown and "PSNR" in shown and "no FID, no KID, no class rate: network " in shown
+    )
     assert "`lightning weights --fetch` does" in shown
     assert main(words(here, *given, "--weights", tmp_path / "none.pt")) == 2
 

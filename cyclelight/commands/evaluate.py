@@ -162,7 +162,7 @@ def _judge(options: Namespace, resolution: int) -> Judge:
         if options.weights is not None:
             raise
         judge = Judge(None, resolution=resolution)
-        judge.notes.append(f"no FID, no KID: {error}")
+        judge.notes.append(f"no FID, no KID, no class rate: {error}")
         return judge
 
 

@@ -160,7 +160,9 @@ class Table:
 
     def legend(self) -> list[str]:
         """What the numbers are, and what is missing."""
-        found = ["± is the standard deviation over seeds; n is the number of images of each."]
+        spread = any(v.spread is not None for line in self.lines for v in line.figures.values())
+        found = ["± is the standard deviation over seeds."] * spread
+        found.append("n is the number of images of each.")
         if any(line.calls is not None for line in self.lines):
             found.append("calls and seconds are for an image, of all networks together.")
         return [*found, *self.notes]
