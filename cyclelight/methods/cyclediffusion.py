@@ -46,7 +46,7 @@ class CycleDiffusion(GridMethod):
         eta_noisy: eta at the noisy end of the schedule, if it is to change linearly from `eta` at
             the clean end; None for the same.
         draw: the source's states: `chain`, each from the posterior of the one before, as published;
-            or `independent`, each with fresh noise.
+            `independent`, each with fresh noise; or `one`, all with the same noise.
 
     Raises:
         ValueError: a setting is out of range.
