@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from oracles import formula_input, formula_tensor
 from safetensors.torch import load_file
@@ -300,13 +301,15 @@ def test_settings_that_are_refused(folders: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs" / "classifiers").glob("*.yaml")))
 def test_recipes_fit(recipe: Path, tmp_path: Path) -> None:
-    for split in ("train", "val"):
+    """At their own size and depth, of few channels."""
+    data = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    for split in (data["train"], data["val"]):
         for name in ("cat", "dog", "wild", "google", "twitter"):
             if name in recipe.read_text():
                 shutil.copytree(CATS, tmp_path / "data" / split / name)
     options = {
-        "--model.network.channel_mult": "[1, 1]",
-        "--model.network.attention_resolutions": "[]",
+        "--model.network.num_channels": "32",
+        "--model.network.num_head_channels": "32",
         "--trainer.max_steps": "1",
         "--trainer.accelerator": "cpu",
         "--trainer.limit_val_batches": "1",
@@ -314,7 +317,7 @@ def test_recipes_fit(recipe: Path, tmp_path: Path) -> None:
         "--trainer.enable_model_summary": "false",
         "--trainer.enable_progress_bar": "false",
         "--data.root": str(tmp_path / "data"),
-        "--data.batch_size": "4",
+        "--data.batch_size": "2",
         "--output": str(tmp_path / "run"),
     }
     words = [word for pair in options.items() for word in pair]

@@ -16,16 +16,16 @@ R = 16
 TINY = UNetSettings((8, 16), 1, (), head_channels=8, norm_groups=8)
 
 
-def make_run(root: Path, images: Mapping[str, Iterable[str]]) -> None:
+def make_run(root: Path, images: Mapping[str, Iterable[str]], side: int = R) -> None:
     """The domains `cat` and `dog` in `root`, and in each folder of `images` those of its names."""
     for seed, name in enumerate(("cat", "dog")):
         torch.manual_seed(seed)
-        unet = TINY.build(resolution=R, channels=3)
+        unet = TINY.build(resolution=side, channels=3)
         save_domain(root / name, unet, NoiseSchedule(), card={"name": name})
     generator = np.random.default_rng(0)
     for folder, names in images.items():
         for name in names:
-            pixels = generator.integers(0, 256, (R, R, 3), dtype=np.uint8)
+            pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
             path = root / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
