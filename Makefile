@@ -11,7 +11,7 @@ STAMP := .venv/.installed$(TORCH)
 LOCK := requirements$(if $(TORCH),-$(TORCH)).lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji lock clean
+.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji demo-edit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ demo-emoji: $(STAMP) ## translate Google's emoji into Twitter's style, without l
 		--data.source docs/demo/emoji --output demo-emoji --overwrite
 	@echo "The sources beside their translations: demo-emoji/gallery.png"
 
+demo-edit: $(STAMP) ## edit emoji by texts: other skin tones, hair, professions
+	@$(BIN)/lightning edit docs/demo/edits/edits.csv --model.model checkpoints/emoji_text \
+		--model.scale 1.5 --model.method.steps 20 \
+		--scores.clip checkpoints/emoji_clip --scores.least_match 0.6 --output demo-edit --overwrite
+	@echo "The sources beside what the texts made of them: demo-edit/gallery.png"
+
 lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and -cpu.lock
 	@$(BIN)/uv lock --quiet --upgrade
 	@{ echo "# The versions that this project is developed and tested with, for pip and uv alike."; \
@@ -80,5 +86,5 @@ lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and
 	@rm uv.lock
 
 clean: ## remove what tests, tools and the demo left behind (not .venv)
-	@rm -rf demo demo-emoji build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf demo demo-emoji demo-edit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find cyclelight datamodules tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 """The images to edit, and the texts that say how."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ class EditImages(TranslationImages):
         texts = {"source_text": self.source_text, "target_text": self.target_text}
         self.texts = {key: texts for key, _ in files}
         return files
+
+    def captions(self, key: str) -> Sequence[str]:
+        told = {"from": self.texts[key]["source_text"], "to": self.texts[key]["target_text"]}
+        return [f"{name}: {text}" for name, text in told.items() if text]
 
     @property
     def searched(self) -> Path | None:

@@ -1,6 +1,7 @@
 """What `predict` asks of its data, wherever that comes from."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -76,6 +77,10 @@ class PredictData(LightningDataModule, ABC):
     def sources(self) -> SquareImages | None:
         """`items`, after `setup`, if they are images."""
         return self.loaded if isinstance(self.loaded, SquareImages) else None
+
+    def captions(self, key: str) -> Sequence[str]:
+        """What is to be said of an image beside its name where it is shown; nothing by default."""
+        return ()
 
     def groups(self) -> list[range]:
         """The batches as indices of `items`."""

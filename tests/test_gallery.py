@@ -222,6 +222,16 @@ def test_images_are_shown_at_a_size_to_be_seen(resolution: int, side: int) -> No
     assert len(rows) == side**2
 
 
+def test_captions_make_room_for_themselves() -> None:
+    """Up to four lines of them, and each row as high as its highest."""
+    image, line = Image.new("RGB", (64, 64), GREEN), 18
+    bare, *told = (
+        draw_gallery([Pair(image, image, "x", {}, captions), pair(64)], "title", "note")
+        for captions in ((), ["a"], ["a", "b"], ["word " * 20], ["word " * 20_000])
+    )
+    assert [picture.height - bare.height for picture in told] == [n * line for n in (1, 2, 3, 4)]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
 def test_all_pairs_and_whole_references_fit(count: int) -> None:
     references = [Image.new("RGB", (64, 64), BLUE)] * 16

@@ -83,7 +83,7 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     figures = {HOSTILE: 1.5}
     write_page(
         *(tmp_path / "p", HOSTILE, HOSTILE, [HOSTILE, "\udcff.png"]),
-        lambda key: Pair(square(RED), square(GREEN), key, figures),
+        lambda key: Pair(square(RED), square(GREEN), key, figures, [HOSTILE]),
         columns=[Column(HOSTILE, HOSTILE, HOSTILE)],
         table=[Summary(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
     )
@@ -93,7 +93,7 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     assert page.of("data-key", HOSTILE) and page.of("data-key", "?.png")
     assert page.of("data-sort", HOSTILE) and page.of("title", HOSTILE)
     tags = [tag for tag, text in page.text if text == HOSTILE]
-    assert tags == ["title", "h1", "p", "th", *["td"] * 5, "button", *["dt", "small"] * 2]
+    assert tags == ["title", "h1", "p", "th", *["td"] * 5, "button", *["p", "dt", "small"] * 2]
 
 
 def test_figures_are_data_to_sort_by(tmp_path: Path) -> None:

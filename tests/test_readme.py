@@ -1,6 +1,8 @@
 """What the README and the shipped recipes say works."""
 
+import json
 import re
+import shlex
 import shutil
 from itertools import product
 from pathlib import Path
@@ -115,3 +117,27 @@ def test_recipes_of_256_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         words = [word for pair in options.items() for word in pair]
         assert main(["predict", "--config", str(recipe), *words]) == 0
         assert len(list(Path(f"translated/{recipe.stem}/images").glob("*.png"))) == 1
+
+
+def test_demo_edit_does_what_its_texts_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of the Makefile in fewer steps, by the judgement of the emoji's CLIP."""
+    monkeypatch.chdir(ROOT)
+    command = re.search(
+        r"^demo-edit:.*\n\t@\$\(BIN\)/lightning ((?:.*\\\n)*.*)$",
+        (ROOT / "Makefile").read_text(),
+        re.M,
+    )
+    assert command is not None
+    words = shlex.split(command[1].replace("\\\n", " "))
+    more = ["--output", str(tmp_path), "--model.method.steps", "8"]
+    assert main([*words, *more, "--trainer.enable_progress_bar", "false"]) == 0
+    told = json.loads((tmp_path / "metrics.json").read_text())["figures"]
+    fits, changes = (
+        next(each for each in told if each["figure"] == name) for name in ("S_CLIP", "S_D-CLIP")
+    )
+    assert fits["n"] == 12 and fits["value"] > 0.8 > 0.6 > fits["untranslated"]
+    assert changes["value"] > 0.7
+    page = (tmp_path / "gallery.html").read_text()
+    assert "<p>to: woman farmer, light skin tone, google</p>" in page
+    readme = (ROOT / "README.md").read_text()
+    assert "make demo-edit" in readme and "docs/img/demo_edit.png" in readme

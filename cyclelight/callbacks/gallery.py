@@ -28,6 +28,7 @@ MARGIN, GAP, SEAM = 28, 24, 4  # Around all, between pairs, within a pair.
 NARROWEST = 640  # Room for the title.
 TITLE, TEXT, SMALL = 20, 15, 13  # Sizes of letters.
 LONGEST_TITLE = 600  # In letters.
+MOST_LINES = 4  # Of all captions of a pair.
 INK, PALE = "#1a1a1a", "#6b6b6b"
 
 
@@ -118,7 +119,8 @@ class Gallery(Callback):
         def read(key: str) -> Pair:
             figures = {name: x for of in per_image for name, x in of.get(key, {}).items()}
             source = pil_image(sources.pixels_of(key)) if sources is not None else None
-            return Pair(source, _read(folder, finished[key]), key, figures)
+            captions = predict_data(trainer).captions(key)
+            return Pair(source, _read(folder, finished[key]), key, figures, captions)
 
         title = task_of(pl_module).describe()
         references = [pil_image(pixels) for pixels in self._references]
@@ -180,8 +182,11 @@ def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _pairs(pairs: Sequence[Pair], columns: int, side: int, width: int) -> Image.Image:
-    header, row_height, names = TEXT + 14, side + SMALL + 24, _names(pairs)
+    header, names, line = TEXT + 14, _names(pairs), SMALL + 5
     in_row = 2 * columns // len(names)
+    span = _left(len(names) - 1, side) + side - _left(0, side)
+    below = [_below(pair, span) for pair in pairs]
+    row_height = side + line * max(map(len, below)) + 19
     block = _blank(width, header + ceil(len(pairs) / in_row) * row_height)
     draw = ImageDraw.Draw(block)
     for index in range(2 * columns):
@@ -195,11 +200,18 @@ def _pairs(pairs: Sequence[Pair], columns: int, side: int, width: int) -> Image.
         lefts = [_left(column * len(names) + place, side) for place in range(len(names))]
         for left, image in zip(lefts, shown, strict=True):
             block.paste(_show(image, side), (left, top))
-        span = lefts[-1] + side - lefts[0]
-        label = _fit(_short(pair.key), _font(SMALL), span)
-        below = (lefts[0] + span / 2, top + side + 5)
-        draw.text(below, label, PALE, _font(SMALL), anchor="ma")
+        for number, text in enumerate(below[index]):
+            place = (lefts[0] + span / 2, top + side + 5 + number * line)
+            draw.text(place, text, INK if number else PALE, _font(SMALL), anchor="ma")
     return block
+
+
+def _below(pair: Pair, span: int) -> list[str]:
+    """The lines below a pair: its name, and its captions."""
+    font = _font(SMALL)
+    told = (printable(caption, LONGEST_TITLE) for caption in pair.captions)
+    lines = [line for caption in told for line in _wrap(caption, font, span)]
+    return [_fit(_short(pair.key), font, span), *lines[:MOST_LINES]]
 
 
 def _references(references: Sequence[Image.Image], side: int, width: int) -> Image.Image:

@@ -30,13 +30,14 @@ BOUNDS = "Real: what real images reach. Untranslated: what the sources reach as 
 class Pair:
     """A source and its translation, RGB and of equal size, with the figures of this one image.
 
-    Without a source, `translated` is whatever was made.
+    Without a source, `translated` is whatever was made. `captions` are shown below the name.
     """
 
     source: Image.Image | None
     translated: Image.Image
     key: str
     figures: Mapping[str, float] = field(default_factory=dict)
+    captions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,15 @@ def write_page(
     """
     at_least(1, max_pairs=max_pairs)
     shown = evenly(keys, max_pairs)
-    cards: list[tuple[str, Mapping[str, float]]] = []  # With images as text, which are smaller.
+    cards: list[tuple[str, Mapping[str, float], str]] = []  # Images as text, which is smaller.
     alone = False
     for key in shown:
         pair = read(key)
         alone = pair.source is None
-        cards.append((_frame(pair), pair.figures))
+        told = "".join(f"<p>{escaped(caption)}</p>" for caption in pair.captions)
+        cards.append((_frame(pair), pair.figures, told))
     known = known_columns() if columns is None else columns
-    present = _present(known, (figures for _, figures in cards))
+    present = _present(known, (figures for _, figures, _ in cards))
     text = Template(files("cyclelight.runs").joinpath("page.html").read_text(encoding="utf-8"))
     page = text.substitute(
         title=escaped(title),
@@ -108,8 +110,8 @@ def write_page(
         total=_count(len(shown), len(keys)),
         side=SMALLEST if len(shown) > 4 else LARGEST,
         pairs="\n".join(
-            _card(key, frame, figures, present)
-            for key, (frame, figures) in zip(shown, cards, strict=True)
+            _card(key, frame, figures, told, present)
+            for key, (frame, figures, told) in zip(shown, cards, strict=True)
         ),
         references=_references(references),
     )
@@ -129,7 +131,9 @@ def _present(columns: Sequence[Column], pairs: Iterable[Mapping[str, float]]) ->
     return known + [Column(name) for name in names if name not in listed]
 
 
-def _card(key: str, frame: str, figures: Mapping[str, float], columns: Sequence[Column]) -> str:
+def _card(
+    key: str, frame: str, figures: Mapping[str, float], told: str, columns: Sequence[Column]
+) -> str:
     values = [float(figures.get(column.name, math.nan)) for column in columns]
     # By position: a figure's name may hold what an attribute's name may not.
     data = "".join(f' data-f{i}="{v!r}"' for i, v in enumerate(values) if math.isfinite(v))
@@ -137,7 +141,7 @@ def _card(key: str, frame: str, figures: Mapping[str, float], columns: Sequence[
     name = escaped(key).replace("/", "/<wbr>")  # Where a long one may be broken.
     return (
         f'<article class="pair" data-key="{escaped(key)}"{data}>{frame}'
-        f"<h2>{name}</h2>{f'<dl>{cells}</dl>' if cells else ''}</article>"
+        f"<h2>{name}</h2>{told}{f'<dl>{cells}</dl>' if cells else ''}</article>"
     )
 
 
