@@ -18,8 +18,8 @@ ORDER = """
     domains: generator_folder
     domains: network_folder classifier cut_folder
     text: * tokens prompts guided attention control model
-    domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators stable_diffusion
-    domains.adapters: adm_classifier cut
+    domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut
+    domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine analysis
     methods: * base ilvr ddib egsde cut

@@ -243,3 +243,14 @@ def test_wrong_autoencoder_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     with pytest.raises(ValueError, match="is not an autoencoder folder; it is left as it is"):
         cyclelight.save_autoencoder(tmp_path / "thesis", tiny_autoencoder())
+
+
+def test_float16_is_not_chosen_for_it() -> None:
+    """In which published autoencoders overflow; bfloat16 is, where a trainer says so."""
+    autoencoder, x = tiny_autoencoder(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        exact = autoencoder.decode(autoencoder.encode(x))
+        with torch.autocast("cpu", torch.float16):
+            assert torch.equal(autoencoder.decode(autoencoder.encode(x)), exact)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not torch.equal(autoencoder.decode(autoencoder.encode(x)), exact)

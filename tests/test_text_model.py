@@ -157,7 +157,7 @@ def test_equal_texts_and_scales_give_the_image_back(model: TextModel) -> None:
         assert torch.equal(cyclelight.translate(source, target, x, method=method), round_trip)
     ahead = cyclelight.CycleDiffusion(steps=5, cleanup=0, parallel=64)
     y = cyclelight.translate(source, target, x, method=ahead)
-    assert_close(y, round_trip, rtol=0, atol=1e-4)
+    assert_close(y, round_trip, rtol=0, atol=5e-4)
 
 
 class Told(nn.Module):
@@ -360,7 +360,7 @@ def test_our_own_model_is_read_by_the_same_code() -> None:
         (lambda f: edit(f / "unet", "config", cross_attention_dim=8), "unet reads texts of 8"),
         (
             lambda f: edit(f / "unet", "config", addition_embed_type="text_time"),
-            "addition_embed_type text_time: it is told more than one text",
+            "addition_embed_type text_time, not None: it is told more",
         ),
         (
             lambda f: edit(f / "scheduler", "scheduler_config", _class_name="FlowMatchEuler"),

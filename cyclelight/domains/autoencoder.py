@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -58,14 +59,17 @@ class Autoencoder:
 
         (B, latent channels, H / factor, W / factor).
         """
-        encoded = self._on(images.device).encode(images.to(self._dtype))
+        network = self._on(images.device)
+        with _no_float16(images.device):
+            encoded = network.encode(images.to(self._dtype))
         latents = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
         return latents.to(images.dtype) * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents => images (B, C, H, W), near [-1, 1], not clamped, of the latents' dtype."""
         network = self._on(latents.device)
-        images: Tensor = network.decode((latents / self.scaling_factor).to(self._dtype)).sample
+        with _no_float16(latents.device):
+            images: Tensor = network.decode((latents / self.scaling_factor).to(self._dtype)).sample
         return images.to(latents.dtype)
 
     def to(self, dtype: torch.dtype | None = None) -> "Autoencoder":
@@ -79,6 +83,15 @@ class Autoencoder:
 
     def _on(self, device: torch.device) -> Any:
         return nn.Module.to(self.network, device=device)
+
+
+def _no_float16(device: torch.device) -> AbstractContextManager[object]:
+    """Where float16 is chosen by autocast, none: these networks overflow in it."""
+    kind = device.type
+    known = torch.amp.is_autocast_available(kind)
+    if known and torch.get_autocast_dtype(kind) == torch.float16:
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def state_shape(

@@ -21,6 +21,7 @@ MOST_LAYERS = 64
 LAYERS = (
     *("layers_per_block", "num_res_blocks", "n_blocks", "mapping_layers", "latent_layers"),
     *("transformer_layers_per_block", "reverse_transformer_layers_per_block", "num_hidden_layers"),
+    *("encoder_layers", "num_layers", "num_single_layers"),
 )
 DEEPEST = 3
 """Lists and settings within one another."""

@@ -4,15 +4,24 @@ from pathlib import Path
 
 import torch
 
-from cyclelight.domains.adapters.stable_diffusion import FILES, PARTS, load_stable_diffusion
+from cyclelight.domains.adapters.ldm import LDM
+from cyclelight.domains.adapters.sdxl import SDXL
+from cyclelight.domains.adapters.stable_diffusion import STABLE_DIFFUSION
+from cyclelight.domains.adapters.text_parts import Family
 from cyclelight.domains.hub import display_name, resolve
 from cyclelight.domains.model_files import file_digest
-from cyclelight.errors import BadValue, MissingFile
+from cyclelight.errors import BadValue, MissingFile, printable
 from cyclelight.files import read_json
 from cyclelight.text.model import TextModel
 
 DOMAINS = ("DDPMPipeline", "LDMPipeline")
 """Pipelines without texts, whose folders are domains."""
+FAMILIES = {
+    "LDMTextToImage": LDM,
+    "StableDiffusionXL": SDXL,
+    "StableDiffusion": STABLE_DIFFUSION,
+}
+"""Families of models, by what the names of their pipelines begin with."""
 
 
 def check_model_path(path: str | Path) -> Path:
@@ -21,7 +30,7 @@ def check_model_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError, ValueError: there is none; the message begins with `model`.
     """
-    folder = resolve(path, FILES, "model")
+    folder = resolve(path, ["model_index.json"], "model")
     if not folder.exists():
         raise MissingFile(
             "model",
@@ -32,10 +41,23 @@ def check_model_path(path: str | Path) -> Path:
         inner = folder / "text_model"
         hint = f"; did you mean {inner}?" if inner.is_dir() else ""
         raise BadValue("model", f"model: {folder} is no text model: no model_index.json{hint}")
-    kind = read_json(folder / "model_index.json", "model").get("_class_name")
+    return resolve(path, family_of(folder).files, "model")
+
+
+def family_of(folder: Path) -> Family:
+    """What kind of model a folder with a model_index.json holds.
+
+    Raises:
+        ValueError: its images are not made of texts, or the kind is not known here.
+    """
+    kind = str(read_json(folder / "model_index.json", "model").get("_class_name"))
     if kind in DOMAINS:
         raise BadValue("model", f"model: {folder} is a {kind}: a domain, which reads no text")
-    return folder
+    for start, family in FAMILIES.items():
+        if kind.startswith(start):
+            return family
+    told = f"model: {folder} is a {printable(kind, 80)}, not one of {', '.join(FAMILIES)}..."
+    raise BadValue("model", told)
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -44,9 +66,11 @@ def fingerprint_of(folder: Path) -> str:
     Args:
         folder: what `check_model_path` gave.
     """
-    parts = (*PARTS, "vae")
-    kinds = ("json", "txt", "safetensors", "bin")
+    family = family_of(folder)
+    kinds = ("json", "txt", "safetensors", "bin", "model")
+    parts = (*family.parts, *family.optional)
     names = [f"{part}/*.{kind}" for part in parts for kind in kinds]
+    names += ["model_index.json"] if family.index else []
     return file_digest([file for name in names for file in folder.glob(name)], folder)
 
 
@@ -57,7 +81,7 @@ def load_text_model(
     tiled: bool = False,
     device: str | torch.device = "cpu",
 ) -> TextModel:
-    """A text-to-image model: Stable Diffusion 1.x, 2.x, or one that `TextModule` has trained.
+    """A text-to-image model: Stable Diffusion 1.x, 2.x, XL, LDM, or one that `TextModule` trained.
 
     Args:
         path: a folder as diffusers lays it out, or `owner/name` or `owner/name@revision` on the
@@ -76,9 +100,8 @@ def load_text_model(
         ValueError: it is no such model; the message says which part is wrong.
     """
     folder = check_model_path(path)
-    model = load_stable_diffusion(
-        folder, resolution=resolution, device=device, name=display_name(path)
-    )
+    load = family_of(folder).load
+    model = load(folder, resolution=resolution, device=device, name=display_name(path))
     if tiled and model.autoencoder is not None:
         model.autoencoder.network.enable_slicing()
         model.autoencoder.network.enable_tiling()

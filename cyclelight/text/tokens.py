@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
@@ -70,28 +71,26 @@ def byte_pairs(words: Mapping[str, int], count: int) -> list[tuple[str, str]]:
     return merges
 
 
-def check_length(
-    tokenizer: CLIPTokenizer, captions: Sequence[str], length: int | None = None
-) -> None:
+def check_length(tokenizer: Any, captions: Sequence[str], length: int | None = None) -> None:
     """Raises ValueError, with the text, if one has more tokens than `length` allows.
 
     Args:
+        tokenizer: one of transformers.
         length: tokens, those that begin and end a text among them; None for the tokenizer's own.
     """
     length = length or tokenizer.model_max_length
+    around = len(tokenizer("", verbose=False)["input_ids"])
     # Its own warning of a text that is too long would tell the same.
     found = tokenizer(list(captions), verbose=False)["input_ids"]
     for caption, ids in zip(captions, found, strict=True):
         if len(ids) > length:
             raise ValueError(
-                f"a text may have {length - 2} tokens, this one has {len(ids) - 2}: "
+                f"a text may have {length - around} tokens, this one has {len(ids) - around}: "
                 f"{printable(repr(caption), LONGEST)}"
             )
 
 
-def token_ids(
-    tokenizer: CLIPTokenizer, captions: Sequence[str], length: int | None = None
-) -> Tensor:
+def token_ids(tokenizer: Any, captions: Sequence[str], length: int | None = None) -> Tensor:
     """The ids (B, L) of B captions, int64, filled up to `length` L, see `check_length`.
 
     Raises:
