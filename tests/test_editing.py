@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from datamodules.edit_rows import keyed, read_edits
 # Lightning 2.6 with torch 2.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
-EMOJI = Path(__file__).parents[1] / "checkpoints" / "emoji_text"
+ROOT = Path(__file__).parents[1]
+EMOJI = ROOT / "checkpoints" / "emoji_text"
 R = 32
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 EXACT = ["--trainer.precision", "32-true", "--model.method.steps", "3"]
@@ -204,6 +207,26 @@ def test_published_tables_are_read(photos: Path) -> None:
     first, second = read_edits(table)
     assert (first.source_text, first.scale, second.scale) == ("a cat, red", 2.0, None)
     assert read_edits(table, photos)[1].image == photos / "b.png"
+
+
+def test_the_committed_edits_of_photographs_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the files that the script writes, and by any tokenizer of CLIP's kind."""
+    photographs = ROOT / "docs" / "demo" / "photographs"
+    monkeypatch.setattr(sys, "argv", ["photographs.py", str(tmp_path)])
+    runpy.run_path(str(ROOT / "benchmarks" / "photographs.py"), run_name="__main__")
+    data = EditImages(str(photographs / "edits.csv"), root=str(tmp_path))
+    assert len(data.keys) == 24
+    data.load(64)
+    assert len(data.loaded) == 24  # Each is decoded.
+    known = re.findall(r"^\| (\w+) \| \d+ x \d+", (photographs / "README.md").read_text(), re.M)
+    assert {path.stem for _, path in data.files} == set(known)
+    for texts in data.texts.values():
+        source, target = texts["source_text"], texts["target_text"]
+        assert source != target
+        # A letter is at most a token, and a space none.
+        assert max(len(text.replace(" ", "")) for text in (source, target)) <= 75
 
 
 def test_pie_bench_is_read(tmp_path: Path) -> None:
