@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # `__init__`. New files find their place here first.
 ORDER = """
     errors files
-    diffusion: * pixels schedule grid latent_schedule lowpass steps noise denoiser loss ddgan
+    diffusion: * pixels schedule grid latent_schedule lowpass steps noise denoiser loss flow ddgan
     networks: unet adm_parts adm classifier
     networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes *
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
@@ -19,7 +19,7 @@ ORDER = """
     domains: network_folder classifier cut_folder
     text: * tokens prompts guided attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut
-    domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl
+    domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl flow
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine analysis
     methods: * base ilvr ddib egsde cut

@@ -209,9 +209,9 @@ def test_wrong_shapes_and_clipping_are_refused(tmp_path: Path) -> None:
         cyclelight.sample(domain, x_T=torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match="clip_x_0 needs pixels"):
         cyclelight.load_domain(folder, clip_x_0=True)
-    with pytest.raises(ValueError, match="shift_factor is not supported"):
+    with pytest.raises(ValueError, match="latents_mean is not supported"):
         network = tiny_autoencoder().network
-        network.register_to_config(shift_factor=0.1)
+        network.register_to_config(latents_mean=[0.1])
         Autoencoder(network)
 
 

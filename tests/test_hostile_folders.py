@@ -161,7 +161,7 @@ AUTOENCODERS: list[dict[str, Any]] = [
     {"block_out_channels": [60_000, 60_000]},
     {"norm_num_groups": 0},
     {"in_channels": 5},
-    {"shift_factor": 0.1},
+    {"shift_factor": [0.1]},
     {"_class_name": "UNet2DModel"},
     {"_class_name": ["AutoencoderKL"]},
 ]

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from torch.testing import assert_close
 import cyclelight
 from cyclelight.chains.engine import Engine
 from cyclelight.cli import main
+from cyclelight.diffusion.grid import TimeGrid
+from cyclelight.diffusion.steps import Step
 from cyclelight.text.model import TextModel
 
 # Lightning 2.6 with torch 2.15.
@@ -104,6 +107,66 @@ def test_sdxl_may_read_the_empty_text(folders: Callable[[str], Path], tmp_path: 
         assert not empty[0].any() and torch.equal(empty[1], ours[1])
 
 
+@pytest.mark.parametrize("third", ["t5", "none"])
+@pytest.mark.parametrize("shifting", ["static", "dynamic"])
+def test_flow_draws_as_the_pipeline(
+    folders: Callable[[str], Path], tmp_path: Path, third: str, shifting: str
+) -> None:
+    """At the levels of the same grid; and without T5, as the pipeline goes without."""
+    shutil.copytree(folders("flow"), tmp_path / "copy")
+    made = pipeline("flow")
+    if third == "none":
+        made.text_encoder_3 = made.tokenizer_3 = None
+        shutil.rmtree(tmp_path / "copy" / "text_encoder_3")
+        edit_json(tmp_path / "copy" / "model_index.json", text_encoder_3=[None, None])
+    if shifting == "dynamic":
+        config = {"base_image_seq_len": 4, "max_image_seq_len": 64, "use_dynamic_shifting": True}
+        made.scheduler.register_to_config(**config)
+        edit_json(tmp_path / "copy" / "scheduler" / "scheduler_config.json", **config)
+    domain = cyclelight.load_text_model(tmp_path / "copy").prompted("a b cs", "d", scale=3.0)
+    grid = TimeGrid.whole(domain.schedule, 5).timesteps
+    assert (grid[0], grid[-1], len(grid)) == (998, 0, 5)
+    x_T, a = gaussian(1, *domain.shape), domain.schedule.alpha_bar(grid[0])
+    ours = cyclelight.sample(domain, x_T=x_T, steps=5, eta=0.0)
+    there = made(
+        "a b cs",
+        negative_prompt="d",
+        sigmas=[(t + 1) / 1000 for t in grid],
+        guidance_scale=3.0,
+        latents=x_T / (a**0.5 + (1 - a) ** 0.5),
+        output_type="pt",
+        return_dict=False,
+    )
+    assert ours.std() > 0.1
+    # The topmost x_0 is one of 1 / sqrt(abar) in what float32 rounds.
+    assert_close((ours / 2 + 0.5).clamp(0, 1), there[0], rtol=0, atol=1e-3)
+
+
+def test_flow_in_float64(folders: Callable[[str], Path]) -> None:
+    """Each step of eta 0 is Euler's of the flow; its level is one of the scheduler's own."""
+    model = cyclelight.load_text_model(folders("flow"))
+    model.denoiser.double()
+    scheduler = pipeline("flow").scheduler
+    levels = scheduler.sigmas.flip(0).double()  # Ascending, u = 1 last.
+    domain = model.prompted("a b", scale=1.0)
+    network: Any = model.denoiser.network
+    told = [each.double() for each in model.reader(["a b"])]
+    z, previous = gaussian(1, *domain.shape).double(), None
+    with torch.no_grad():
+        for t, s in [(990, 700), (700, 20), (20, -1)]:
+            u, lower = levels[t].item(), 0.0 if s < 0 else levels[s].item()
+            root = ((1 - u) ** 2 + u**2) ** 0.5
+            after = ((1 - lower) ** 2 + lower**2) ** 0.5
+            v = network(z, torch.tensor([1000 * u]).double(), *told)
+            euler = z + (lower - u) * v
+            step = Step.between(domain.schedule, t, s, 0.0)
+            ours = step.mean(z / root, domain.denoiser(z / root, t).eps) * after
+            # The scheduler's levels are float32.
+            assert_close(ours, euler, rtol=0, atol=1e-5 if s >= 0 else 1e-6)
+            z, previous = euler, ours
+    assert previous is not None and z.std() > 0.1
+
+
 def test_a_batch_is_its_images(folders: Callable[[str], Path], family: str) -> None:
     model = cyclelight.load_text_model(folders(family))
     before, after, scales = ["a b", "c", ""], ["a d", "e f", "c"], [3.0, 1.0, 2.0]
@@ -181,6 +244,13 @@ def test_prompts_that_do_not_fit_are_refused(folders: Callable[[str], Path], fam
 
 
 BROKEN = {
+    "flow": {
+        "tokenizer_3": "has no tokenizer_3; where model_index.json has null in the place of",
+        "text_encoder_3": "has no text_encoder_3/config.json; where model_index.json has null",
+        "text_encoder_2": "it has no text_encoder_2/config.json",
+        "transformer": "it has no transformer/config.json (StableDiffusion3Pipeline)",
+        "vae/diffusion_pytorch_model.safetensors": "vae holds no weights",
+    },
     "ldm": {
         "tokenizer": "it has no tokenizer/tokenizer.json (LDMTextToImagePipeline)",
         "bert": "it has no bert/config.json",
@@ -215,6 +285,50 @@ def test_what_is_not_there_is_named(
     assert BROKEN[broken][part] in told and told.startswith("model: ") and "\n" not in told
 
 
+WRONG: list[tuple[str, str, dict[str, object], str]] = [
+    ("flow", "scheduler/scheduler_config", {"_class_name": "DDIMScheduler"}, "not FlowMatchEuler"),
+    ("flow", "scheduler/scheduler_config", {"invert_sigmas": True}, "invert_sigmas of its"),
+    ("flow", "scheduler/scheduler_config", {"shift": 0}, "shift must be above 0"),
+    ("flow", "transformer/config", {"in_channels": 8}, "transformer takes 8 channels and gives 4"),
+    ("flow", "transformer/config", {"joint_attention_dim": 64}, "text_encoder_3 writes 48"),
+    ("flow", "transformer/config", {"pooled_projection_dim": 8}, "pooled texts of 8 channels"),
+    ("flow", "transformer/config", {"num_layers": 1000}, "num_layers must be in 0..64"),
+    ("flow", "text_encoder/config", {"architectures": ["CLIPTextModel"]}, "not a CLIPTextModelW"),
+    ("ldm", "bert/config", {"architectures": ["BertModel"]}, "is a BertModel, not a LDMBertModel"),
+    ("ldm", "bert/config", {"encoder_layers": 1000}, "encoder_layers must be in 0..64"),
+    ("ldm", "bert/config", {"encoder_layers": 3}, "bert: missing keys: model.layers.2"),
+    ("ldm", "unet/config", {"cross_attention_dim": 8}, "texts of 8 channels, bert writes 16"),
+    ("ldm", "unet/config", {"addition_embed_type": "text"}, "addition_embed_type text, not None"),
+    ("sdxl", "unet/config", {"addition_embed_type": None}, "addition_embed_type None, not text_t"),
+    ("sdxl", "unet/config", {"addition_time_embed_dim": 9}, "a pooled text of 14 channels"),
+    ("sdxl", "model_index", {"force_zeros_for_empty_prompt": 1}, "must be true or false"),
+    ("sdxl", "model_index", {"_class_name": "FluxPipeline"}, "is a FluxPipeline, not one of LDM"),
+]
+"""Family, JSON file, what is changed in it, what is said."""
+
+
+@pytest.mark.parametrize(("wrong", "file", "fields", "message"), WRONG)
+def test_what_does_not_fit_is_named(
+    folders: Callable[[str], Path],
+    tmp_path: Path,
+    wrong: str,
+    file: str,
+    fields: dict[str, object],
+    message: str,
+) -> None:
+    shutil.copytree(folders(wrong), tmp_path / "copy")
+    edit_json(tmp_path / "copy" / f"{file}.json", **fields)
+    with pytest.raises(ValueError) as refused:
+        cyclelight.load_text_model(tmp_path / "copy")
+    told = str(refused.value)
+    assert message in told and told.startswith("model: ") and "\n" not in told
+
+
+def test_flow_has_a_largest_size(folders: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="resolution must be at most 48 for this model, got 64"):
+        cyclelight.load_text_model(folders("flow"), resolution=64, device="meta")
+
+
 def test_the_command_edits(
     folders: Callable[[str], Path], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,14 +338,15 @@ def test_the_command_edits(
     side = model.resolution
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(noise).save("a.png")
+    rows = ["image,source_text,target_text", "a.png,a b,a b", "a.png,a b,c d"]
+    Path("edits.csv").write_text("\n".join(rows))
     words = ["--model.model", str(folders(family)), "--model.method.steps", "3"]
     words += ["--trainer.precision", "32-true"]
     words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    for target, output in [("a b", "same"), ("c d", "other")]:
-        assert main(["edit", "a.png", "a b", target, *words, "--output", output]) == 0
+    assert main(["edit", "edits.csv", *words, "--output", "out"]) == 0
     same, other = (
-        np.array(Image.open(Path(name) / "images" / "a.png", formats=["PNG"])).astype(int)
-        for name in ("same", "other")
+        np.array(Image.open(Path("out", "images", name), formats=["PNG"])).astype(int)
+        for name in ("a.png", "a-2.png")
     )
     with torch.no_grad():
         domain = model.prompted("a b")

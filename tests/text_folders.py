@@ -9,7 +9,10 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LDMTextToImagePipeline,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -23,6 +26,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 WORDS = [*string.ascii_lowercase, *string.digits, "+", "="]
@@ -130,7 +136,38 @@ def sdxl() -> StableDiffusionXLPipeline:
     )
 
 
-MAKERS = {"ldm": ldm, "sdxl": sdxl}
+def flow() -> StableDiffusion3Pipeline:
+    """Images of 16 pixels."""
+    t5 = T5Config(vocab_size=64, d_model=48, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    words = [(n, 0.0) for n in ("<pad>", "</s>", "<unk>", "s")] + [(f"▁{w}", -1.0) for w in WORDS]
+    return StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_projection_dim=16,
+            joint_attention_dim=48,
+            pooled_projection_dim=32,
+            pos_embed_max_size=12,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(2, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False),
+        text_encoder=CLIPTextModelWithProjection(clip_config(16, projection_dim=12)),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(24, projection_dim=20)),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=T5EncoderModel(t5),
+        tokenizer_3=T5Tokenizer(vocab=words, extra_ids=0),
+    )
+
+
+MAKERS = {"flow": flow, "ldm": ldm, "sdxl": sdxl}
 """Families, by their adapters' names."""
 
 

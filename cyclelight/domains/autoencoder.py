@@ -22,8 +22,9 @@ class Autoencoder:
         card: where it comes from: training data and licence, steps, versions.
 
     Raises:
-        ValueError: its configuration scales latents by more than `scaling_factor`, which is above
-            0, or it is for something else than images of 1 or 3 channels.
+        ValueError: its configuration does more to latents than to shift them by `shift_factor` and
+            scale them by `scaling_factor`, which is above 0, or it is for something else than
+            images of 1 or 3 channels.
     """
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
@@ -35,7 +36,7 @@ class Autoencoder:
         channels = config.in_channels, getattr(config, "out_channels", config.in_channels)
         if channels not in ((1, 1), (3, 3)):
             raise ValueError("images have 1 or 3 channels, not {} in and {} out".format(*channels))
-        for name in ("shift_factor", "latents_mean", "latents_std"):
+        for name in ("latents_mean", "latents_std"):
             if getattr(config, name, None) is not None:
                 raise ValueError(f"an autoencoder with {name} is not supported")
         self.network: Any = network.requires_grad_(False).eval()
@@ -46,7 +47,8 @@ class Autoencoder:
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         """How many times smaller the side of the latents is."""
         self.scaling_factor = float(config.scaling_factor)
-        self.fingerprint = _fingerprint(network, self.scaling_factor)
+        self.shift_factor = real("shift_factor", getattr(config, "shift_factor", None) or 0.0)
+        self.fingerprint = _fingerprint(network, self.scaling_factor, self.shift_factor)
         """Twelve hexadecimal digits that tell its latent space from another's."""
 
     def __deepcopy__(self, memo: Any) -> "Autoencoder":
@@ -63,13 +65,14 @@ class Autoencoder:
         with _no_float16(images.device):
             encoded = network.encode(images.to(self._dtype))
         latents = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
-        return latents.to(images.dtype) * self.scaling_factor
+        return (latents.to(images.dtype) - self.shift_factor) * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents => images (B, C, H, W), near [-1, 1], not clamped, of the latents' dtype."""
         network = self._on(latents.device)
+        latents = latents / self.scaling_factor + self.shift_factor
         with _no_float16(latents.device):
-            images: Tensor = network.decode((latents / self.scaling_factor).to(self._dtype)).sample
+            images: Tensor = network.decode(latents.to(self._dtype)).sample
         return images.to(latents.dtype)
 
     def to(self, dtype: torch.dtype | None = None) -> "Autoencoder":
@@ -126,9 +129,10 @@ def state_space(autoencoder: Autoencoder | None) -> str:
     return f"latents of autoencoder {autoencoder.fingerprint}"
 
 
-def _fingerprint(network: nn.Module, scaling_factor: float) -> str:
-    """A hash of the weights and of the factor."""
-    digest = hashlib.sha256(f"{type(network).__name__} {scaling_factor!r}".encode())
+def _fingerprint(network: nn.Module, scaling_factor: float, shift_factor: float) -> str:
+    """A hash of the weights and of the factors."""
+    factors = repr(scaling_factor) + (f" {shift_factor!r}" if shift_factor else "")
+    digest = hashlib.sha256(f"{type(network).__name__} {factors}".encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}".encode())
         # As float32, so that a lossless change of dtype on disk changes nothing.

@@ -2,9 +2,9 @@
 
     FOLDER/config.json  diffusion_pytorch_model.safetensors  autoencoder.json
 
-Such a folder loads, whoever made it, if its settings scale latents by one factor and images have 1
-or 3 channels; `autoencoder.json` only adds the card. A domain folder of a latent space holds one as
-`vae/`.
+Such a folder loads, whoever made it, if its settings scale latents by one factor and shift them by
+one, and images have 1 or 3 channels; `autoencoder.json` only adds the card. A domain folder of a
+latent space holds one as `vae/`.
 """
 
 import json

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from cyclelight.domains.adapters.flow import FLOW
 from cyclelight.domains.adapters.ldm import LDM
 from cyclelight.domains.adapters.sdxl import SDXL
 from cyclelight.domains.adapters.stable_diffusion import STABLE_DIFFUSION
@@ -19,6 +20,7 @@ DOMAINS = ("DDPMPipeline", "LDMPipeline")
 FAMILIES = {
     "LDMTextToImage": LDM,
     "StableDiffusionXL": SDXL,
+    "StableDiffusion3": FLOW,
     "StableDiffusion": STABLE_DIFFUSION,
 }
 """Families of models, by what the names of their pipelines begin with."""
@@ -81,7 +83,7 @@ def load_text_model(
     tiled: bool = False,
     device: str | torch.device = "cpu",
 ) -> TextModel:
-    """A text-to-image model: Stable Diffusion 1.x, 2.x, XL, LDM, or one that `TextModule` trained.
+    """A text-to-image model: Stable Diffusion 1.x, 2.x, 3.x, XL, LDM, or `TextModule`'s.
 
     Args:
         path: a folder as diffusers lays it out, or `owner/name` or `owner/name@revision` on the

@@ -128,7 +128,8 @@ def load_sdxl(
         unet = load_network(folder, "unet", UNet2DConditionModel)
     zeros = read_json(folder / "model_index.json", "model").get("force_zeros_for_empty_prompt")
     if not isinstance(zeros, bool | None):
-        raise BadValue("model", f"model: {folder}: force_zeros_for_empty_prompt must be a bool")
+        told = "force_zeros_for_empty_prompt of its index must be true or false"
+        raise BadValue("model", f"model: {folder}: {told}")
     return put_together(
         folder,
         NetworkDenoiser(SizedUNet(unet, side), schedule, prediction_type=prediction_type),
