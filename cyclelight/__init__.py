@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cyclelight.methods.ddib import DDIB as DDIB
     from cyclelight.methods.edit_friendly import EditFriendly as EditFriendly
     from cyclelight.methods.egsde import EGSDE as EGSDE
+    from cyclelight.methods.flowedit import FlowEdit as FlowEdit
     from cyclelight.methods.ilvr import ILVR as ILVR
     from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
@@ -58,6 +59,7 @@ _HOMES = {
     "DomainClassifier": "cyclelight.domains.classifier",
     "EGSDE": "cyclelight.methods.egsde",
     "EditFriendly": "cyclelight.methods.edit_friendly",
+    "FlowEdit": "cyclelight.methods.flowedit",
     "ILVR": "cyclelight.methods.ilvr",
     "KeyedNoise": "cyclelight.diffusion.noise",
     "LatentCode": "cyclelight.chains.latent_code",

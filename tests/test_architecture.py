@@ -23,7 +23,7 @@ ORDER = """
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine analysis
     methods: * base ilvr ddib egsde cut
-    methods: sdedit cyclediffusion edit_friendly ddcm translate
+    methods: sdedit cyclediffusion edit_friendly ddcm flowedit translate
     text: load clip
     metrics: * columns feature_network weights realism clean_fid features edits
     metrics: faithfulness protocol figures judge gather success paired

@@ -12,7 +12,17 @@ from tiny import R, make_run, predict_words
 from torch import Tensor
 
 import cyclelight
-from cyclelight import DDCM, DDIB, ILVR, CycleDiffusion, Domain, EditFriendly, Method, SDEdit
+from cyclelight import (
+    DDCM,
+    DDIB,
+    ILVR,
+    CycleDiffusion,
+    Domain,
+    EditFriendly,
+    FlowEdit,
+    Method,
+    SDEdit,
+)
 from cyclelight.cli import main
 from cyclelight.runs.folder import RunFolder
 from datamodules.masks import read_mask
@@ -25,6 +35,7 @@ METHODS = [
     SDEdit(steps=10, eta=0.0),
     EditFriendly(steps=10),
     DDCM(steps=10),
+    FlowEdit(steps=10, n_avg=2, n_min=2),
 ]
 
 
@@ -164,7 +175,8 @@ def test_predict_with_masks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         (("--data.masks", "broken"), "masks: cannot read image broken/a.png"),
         (
             ("--data.masks", "sources", "--model.method", "DDIB"),
-            "data.masks: DDIB takes no masks; CycleDiffusion, SDEdit, EditFriendly and DDCM do",
+            "data.masks: DDIB takes no masks; CycleDiffusion, SDEdit, EditFriendly, DDCM and "
+            "FlowEdit do",
         ),
     ],
 )

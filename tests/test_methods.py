@@ -26,6 +26,7 @@ from cyclelight.methods.ddcm import DDCM
 from cyclelight.methods.ddib import DDIB
 from cyclelight.methods.edit_friendly import EditFriendly
 from cyclelight.methods.egsde import EGSDE
+from cyclelight.methods.flowedit import FlowEdit
 from cyclelight.methods.ilvr import ILVR
 from cyclelight.methods.sdedit import SDEdit
 from cyclelight.modules.translation import TranslationModule
@@ -214,6 +215,7 @@ METHODS: list[Method] = [
     EditFriendly(10, 1.0, 0.8),
     EditFriendly(10, 0.0, 0.8),
     DDCM(10, 0.8),
+    FlowEdit(10, 0.8, n_avg=2),
 ]
 
 
@@ -360,7 +362,7 @@ def test_a_denoiser_takes_a_timestep_for_each_image() -> None:
 
 def test_every_setting_is_documented() -> None:
     """They are options of the command line, whose help is the docstring."""
-    for method in (CycleDiffusion, SDEdit, EditFriendly, DDCM, ILVR, DDIB, EGSDE, CUT):
+    for method in (CycleDiffusion, SDEdit, EditFriendly, DDCM, FlowEdit, ILVR, DDIB, EGSDE, CUT):
         for field in fields(method):
             assert f"{field.name}: " in (method.__doc__ or ""), (method, field.name)
 

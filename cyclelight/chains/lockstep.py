@@ -23,6 +23,7 @@ def lockstep(
     *,
     last_residual: LastResidual = "keep",
     mask: Tensor | None = None,
+    draws: int = 1,
 ) -> Iterator[Tensor]:
     """The target chain beside a running source chain, each state (B, C, H, W); nothing is stored.
 
@@ -40,6 +41,8 @@ def lockstep(
         last_residual: see `LastResidual`.
         mask: (B, 1, H, W), bool: elsewhere each state is the source's own, so that the image stays
             as it is, bit for bit.
+        draws: how many source chains of the same images follow one another in a batch; the first
+            bracket is averaged over them.
     """
     y: Tensor | None = None
     for encoded in encoded_steps:
@@ -49,7 +52,11 @@ def lockstep(
         if encoded.s == CLEAN and last_residual == "drop":
             y = mean
         else:
-            y = encoded.x_s + (mean - encoded.mean)
+            bracket = mean - encoded.mean
+            if draws > 1:
+                each = bracket.reshape(draws, -1, *bracket.shape[1:])
+                bracket = each.mean(0, keepdim=True).expand_as(each).flatten(0, 1)
+            y = encoded.x_s + bracket
             if isinstance(sigma, Tensor) or isinstance(encoded.sigma, Tensor):
                 stretch = scale(sigma) / scale(encoded.sigma) - 1
                 y = y + stretch * (encoded.x_s - encoded.mean)

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cyclelight.chains.sample import reverse_chain
+from cyclelight.chains.sample import Adjust, reverse_chain
 from cyclelight.diffusion.denoiser import Denoiser
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
-from cyclelight.diffusion.schedule import CLEAN
+from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule
 from cyclelight.diffusion.steps import Step, add_noise
 from cyclelight.methods.base import Domains, GridMethod, Role
 
@@ -72,13 +72,6 @@ def renoised_chain(
             stays as it is, bit for bit.
     """
 
-    def kept(x_t: Tensor, x_s: Tensor, t: int, s: int) -> Tensor:
-        still = s == CLEAN or eta == 0
-        drawn = torch.zeros_like(x_0) if still else noise(f"{purpose} mask", t, x_0)
-        outside = Step.between(target.schedule, t, s, eta).posterior(x_t, x_0, drawn)
-        assert mask is not None
-        return torch.where(mask, x_s, outside)
-
     start = noise(f"{purpose} start", grid.start, x_0)
     x_t = add_noise(x_0, start, target.schedule.alpha_bar(grid.start))
     return reverse_chain(
@@ -88,5 +81,26 @@ def renoised_chain(
         eta=eta,
         noise=noise,
         purpose=purpose,
-        adjust=None if mask is None else kept,
+        adjust=outside_kept(target.schedule, x_0, eta, noise, purpose, mask),
     )
+
+
+def outside_kept(
+    schedule: NoiseSchedule,
+    x_0: Tensor,
+    eta: float,
+    noise: Noise,
+    purpose: str,
+    mask: Tensor | None,
+) -> Adjust | None:
+    """What keeps x_0 outside of a mask on the way of a chain, see `renoised_chain`."""
+    if mask is None:
+        return None
+
+    def kept(x_t: Tensor, x_s: Tensor, t: int, s: int) -> Tensor:
+        still = s == CLEAN or eta == 0
+        drawn = torch.zeros_like(x_0) if still else noise(f"{purpose} mask", t, x_0)
+        outside = Step.between(schedule, t, s, eta).posterior(x_t, x_0, drawn)
+        return torch.where(mask, x_s, outside)
+
+    return kept

@@ -45,7 +45,8 @@ def translate(
             its key and seed alone.
         noise: a source of noise in place of seed and keys.
         mask: bool, (H, W) for all images or (B, H, W): where they may change. Elsewhere they stay
-            as they are, bit for bit. CycleDiffusion, SDEdit, EditFriendly and DDCM take one.
+            as they are, bit for bit. CycleDiffusion, SDEdit, EditFriendly, DDCM and FlowEdit take
+            one.
         progress: show a progress bar.
         on_step: called with the state after each step, (B, *domain.shape). Who wants to stop on the
             way iterates over `method.stream`.
@@ -101,7 +102,7 @@ def check_masks(method: Method, argument: str = "mask") -> None:
         raise BadValue(
             argument,
             f"{argument}: {type(method).__name__} takes no masks; CycleDiffusion, SDEdit, "
-            f"EditFriendly and DDCM do",
+            f"EditFriendly, DDCM and FlowEdit do",
         )
 
 
