@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cyclelight.methods.egsde import EGSDE as EGSDE
     from cyclelight.methods.flowedit import FlowEdit as FlowEdit
     from cyclelight.methods.ilvr import ILVR as ILVR
+    from cyclelight.methods.one_step import OneStep as OneStep
     from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
     from cyclelight.text.attention import AttentionControl as AttentionControl
@@ -66,6 +67,7 @@ _HOMES = {
     "Method": "cyclelight.methods.base",
     "NetworkDenoiser": "cyclelight.diffusion.denoiser",
     "NoiseSchedule": "cyclelight.diffusion.schedule",
+    "OneStep": "cyclelight.methods.one_step",
     "Prediction": "cyclelight.diffusion.denoiser",
     "SDEdit": "cyclelight.methods.sdedit",
     "TextModel": "cyclelight.text.model",

@@ -5,6 +5,7 @@ from datamodules.captioned_images import CaptionedImages
 from datamodules.domain_data import DomainData
 from datamodules.domain_images import DomainImages
 from datamodules.edit_images import EditImages
+from datamodules.paired_images import PairedImages
 from datamodules.predict_data import PredictData
 from datamodules.shards import ShardImages
 from datamodules.translation_images import TranslationImages
@@ -16,6 +17,7 @@ __all__ = [
     "DomainData",
     "DomainImages",
     "EditImages",
+    "PairedImages",
     "PredictData",
     "ShardImages",
     "TranslationImages",

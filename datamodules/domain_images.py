@@ -11,8 +11,7 @@ from cyclelight.errors import BadValue, MissingFile
 from datamodules.domain_data import DomainData
 from datamodules.items import Item
 from datamodules.listing import Files, list_images
-from datamodules.loading import make_loader
-from datamodules.order import TrainingOrder
+from datamodules.order import training_loader
 from datamodules.square_images import SquareImages
 
 
@@ -142,25 +141,8 @@ class DomainImages(DomainData):
 
     def train_dataloader(self) -> DataLoader[Item]:
         assert self.train_images is not None, "setup comes first"
-        processes, rank = 1, 0
-        if self.trainer:
-            processes, rank = self.trainer.world_size, self.trainer.global_rank
-        # A last, smaller batch would weigh its images more; but never drop the only batch.
-        drop_last = len(self.train_images) >= self.batch_size * processes
-        order = TrainingOrder(
-            self.train_images, processes, rank, seed=self.seed, drop_last=drop_last
-        )
-        loader = make_loader(
-            self.train_images,
-            self.num_workers,
-            in_memory=self.train_images.in_memory,
-            batch_size=self.batch_size,
-            sampler=order,
-            drop_last=drop_last,
-        )
-        if self.trainer:
-            order.follow(self.trainer, len(loader), self.batch_size)
-        return loader
+        how = self.batch_size, self.num_workers, self.seed
+        return training_loader(self.train_images, *how, self.trainer)
 
     def summary(self) -> dict[str, str | int]:
         """What a domain's card tells of its data: the folder's name and the numbers of images."""

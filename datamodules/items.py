@@ -12,7 +12,7 @@ there is one; and whatever further fields the data has, as JSON has them, which 
 manifest of a run."""
 
 
-TAKEN = frozenset(("key", "path", "image", "mask", "digest", "source", "output"))
+TAKEN = frozenset(("key", "path", "image", "mask", "target", "digest", "source", "output"))
 """What batches and manifests say of every image; no name for a further field."""
 
 

@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from cyclelight.diffusion.pixels import digest
-from datamodules.items import Items
+from datamodules.items import Item, Items
 from datamodules.loading import make_loader
 
 T = TypeVar("T")
 
 
 Batch = dict[str, Any]
-"""image: (B, R, R, C), uint8; mask: (B, R, R), bool, if there are masks; lists of B: key, path and
-further fields, see `Item`."""
+"""image: (B, R, R, C), uint8; mask: (B, R, R), bool, if there are masks; target: as image, if there
+are translations; lists of B: key, path and further fields, see `Item`."""
 
 
 class Epochs(DistributedSampler[T]):
@@ -90,6 +90,35 @@ class TrainingOrder(Epochs[int]):
         yield from list(super().__iter__())[done:]
 
 
+def training_loader(
+    images: Items, batch_size: int, num_workers: int, seed: int, trainer: Trainer | None
+) -> DataLoader[Item]:
+    """This process's share of training images, in `TrainingOrder`.
+
+    Args:
+        images: what is trained on.
+        batch_size: items of a batch of one process.
+        num_workers: processes that decode images.
+        seed: of the order.
+        trainer: whose processes share the images, and whose fit may go on; None for one process.
+    """
+    processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    # A last, smaller batch would weigh its images more; but never drop the only batch.
+    drop_last = len(images) >= batch_size * processes
+    order = TrainingOrder(images, processes, rank, seed=seed, drop_last=drop_last)
+    loader = make_loader(
+        images,
+        num_workers,
+        in_memory=images.in_memory,
+        batch_size=batch_size,
+        sampler=order,
+        drop_last=drop_last,
+    )
+    if trainer:
+        order.follow(trainer, len(loader), batch_size)
+    return loader
+
+
 class BatchOrder(Epochs[tuple[int, int]]):
     """(epoch, number) of each of this process's batches in turn, for what knows its own order.
 
@@ -134,8 +163,9 @@ class Batches(Dataset[Batch]):
         batch: Batch = {name: [item[name] for item in items] for name in items[0]}
         if "image" not in batch:
             return {**batch, "digest": [""] * len(items)}
-        if "mask" in batch:
-            batch["mask"] = torch.stack(batch["mask"])
+        for name in ("mask", "target"):
+            if name in batch:
+                batch[name] = torch.stack(batch[name])
         digests = [digest(image) for image in batch["image"]]
         return {**batch, "image": torch.stack(batch["image"]), "digest": digests}
 

@@ -13,16 +13,16 @@ ORDER = """
     errors files
     diffusion: * pixels schedule grid latent_schedule lowpass steps noise denoiser loss flow ddgan
     networks: unet adm_parts adm classifier
-    networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes *
+    networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes * one_step
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
-    domains: network_folder classifier cut_folder
+    domains: network_folder classifier translator
     text: * tokens prompts guided attention control model
-    domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut
+    domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut onnx
     domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl flow
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine analysis
-    methods: * base ilvr ddib egsde cut
+    methods: * base ilvr ddib egsde generator cut one_step
     methods: sdedit cyclediffusion edit_friendly ddcm flowedit translate
     text: load clip
     metrics: * columns feature_network weights realism clean_fid features edits
@@ -32,10 +32,11 @@ ORDER = """
     runs: * folder curve fit_folder plan task checkpoints report markup page
     runs: sharding timing cost comparison comparison_cell comparison_table comparison_curves
     runs: comparison_page
-    datamodules: listing colours
+    datamodules: listing colours matching
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching loaded
-    datamodules: domain_data domain_images unpaired_images captioned_images shards afhq
+    datamodules: domain_data domain_images unpaired_images paired_images captioned_images
+    datamodules: shards afhq
     datamodules: predict_data
     datamodules: translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
@@ -43,10 +44,11 @@ ORDER = """
     callbacks: plot traces guidance_scores cost
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance editing
-    modules: classifier cut
+    modules: classifier cut distillation
     commands: * guard processes parsing recipes trainer_settings lightning_cli same_run
     commands: fit validate test predict guide edit evaluate_files evaluate atlas analyze benchmark
-    commands: quickstart_page quickstart_survey quickstart inspect import_ push completion weights
+    commands: quickstart_page quickstart_survey quickstart inspect import_ export push completion
+    commands: weights
     commands: comparison_plan compare
     cli __main__
 """

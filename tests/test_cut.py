@@ -20,7 +20,7 @@ from trainings import make_images
 
 import cyclelight
 from cyclelight.cli import main
-from cyclelight.domains.cut_folder import Translator, load_translator, save_translator
+from cyclelight.domains.translator import Translator, load_translator, save_translator
 from cyclelight.methods.cut import CUT
 from cyclelight.modules.cut import CUTModule, lsgan, patch_nce
 from cyclelight.modules.editing import EditingModule

@@ -25,13 +25,14 @@ from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.lowpass import Kernel, low_pass, resize_matrix
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.classifier import DomainClassifier, save_classifier
-from cyclelight.domains.cut_folder import Translator, save_translator
+from cyclelight.domains.translator import Translator, save_translator
 from cyclelight.methods.ddib import DDIB
 from cyclelight.methods.egsde import EGSDE, likeness
 from cyclelight.methods.ilvr import ILVR
 from cyclelight.methods.sdedit import SDEdit
 from cyclelight.networks.classifier import ClassifierUNet
 from cyclelight.networks.cut import CUTSettings
+from cyclelight.networks.one_step import OneStepSettings
 
 ROOT = Path(__file__).parents[1]
 VECTORS = ROOT / "tests" / "vectors"
@@ -379,7 +380,9 @@ def test_recipes_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     words += ["--model.method.range_t", "2"] * ("range_t" in settings)
     words += ["--model.method.classifier", str(tmp_path / "c")] * ("classifier" in settings)
     if "generator" in settings:
-        translator = Translator(CUTSettings(4, 1).build(resolution=48, channels=3))
+        student = "direction" in settings
+        shape: Any = OneStepSettings((32,)) if student else CUTSettings(4, 1)
+        translator = Translator(shape.build(resolution=48, channels=3))
         words += ["--model.method.generator", str(save_translator(tmp_path / "g", translator))]
     assert main(["predict", *words, "--trainer.enable_progress_bar", "false"]) == 0
     assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["sample_1.png"]

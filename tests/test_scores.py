@@ -18,11 +18,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny import R, make_run, predict_words
 
 from cyclelight.cli import main
-from cyclelight.commands.evaluate_files import match
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import FIGURES, ImageFigure
 from cyclelight.metrics.judge import score
 from cyclelight.metrics.protocol import protocol_of
+from datamodules.matching import match
 
 # Lightning 2.6 with torch 2.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")

@@ -24,7 +24,10 @@ COMMANDS = {
     ),
     "benchmark": ("cyclelight.commands.benchmark:benchmark", "time the translation here"),
     "import": ("cyclelight.commands.import_:import_", "make a domain of a foreign checkpoint"),
-    "export": ("cyclelight.commands.import_:export", "write a domain for guided-diffusion"),
+    "export": (
+        "cyclelight.commands.export:export",
+        "write a domain for guided-diffusion, or a generator as ONNX",
+    ),
     "inspect": ("cyclelight.commands.inspect:inspect", "show domains and which can be paired"),
     "completion": (
         "cyclelight.commands.completion:completion",

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import Namespace
 
 from cyclelight.chains.engine import best_precision, dtype_of
-from cyclelight.commands.evaluate_files import common_shape, match
+from cyclelight.commands.evaluate_files import common_shape
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
 from cyclelight.errors import BadValue, MissingFile, at_least, one_of
@@ -23,6 +23,7 @@ from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.comparison import Setting, settings_of
 from cyclelight.runs.comparison_cell import CELL, Cell
 from datamodules.listing import Files, find_images, list_images
+from datamodules.matching import match
 
 SOURCES, CELLS = "sources", "cells"
 

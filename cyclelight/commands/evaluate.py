@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from tabulate import tabulate
 from tqdm import tqdm
 
-from cyclelight.commands.evaluate_files import common_shape, match
+from cyclelight.commands.evaluate_files import common_shape
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.pixels import FitMode, pil_image
 from cyclelight.errors import first_line, one_of, printable
@@ -25,6 +25,7 @@ from cyclelight.runs.comparison_table import Table
 from cyclelight.runs.page import Pair, write_page
 from cyclelight.runs.report import Report
 from datamodules.listing import Files, find_images, list_images
+from datamodules.matching import match
 from datamodules.order import groups_of
 from datamodules.square_images import SquareImages
 

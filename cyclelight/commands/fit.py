@@ -26,6 +26,7 @@ from cyclelight.modules.cut import CUTModule  # noqa: F401
 from cyclelight.modules.ddgan import DDGANModule  # noqa: F401
 from cyclelight.modules.diffae import DiffAEModule  # noqa: F401
 from cyclelight.modules.diffae_latent import DiffAELatentModule  # noqa: F401
+from cyclelight.modules.distillation import DistillationModule  # noqa: F401
 from cyclelight.modules.training import TrainingModule
 from cyclelight.runs.checkpoints import newest_checkpoint
 from cyclelight.runs.fit_folder import CHECKPOINTS, StartOver, check_unused, is_within

@@ -1,4 +1,4 @@
-"""`lightning import` and `lightning export`: the field's checkpoints <-> our folders."""
+"""`lightning import`: folders of ours from the field's checkpoints."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,19 +10,18 @@ from torch import nn
 
 from cyclelight.commands.parsing import make_parser, usage
 from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
-from cyclelight.domains.adapters.adm import flags_of, load_adm, read_state, save_adm
+from cyclelight.domains.adapters.adm import flags_of, load_adm, read_state
 from cyclelight.domains.adapters.adm_classifier import is_classifier, load_adm_classifier
 from cyclelight.domains.adapters.adm_flags import ADMFlags, plain_words
 from cyclelight.domains.adapters.cut import is_cut, load_cut
 from cyclelight.domains.adapters.generators import GeneratorFlags, read_generator
 from cyclelight.domains.adapters.sn_ddpm import has_covariance, load_sn_ddpm
 from cyclelight.domains.classifier import DomainClassifier, save_classifier
-from cyclelight.domains.cut_folder import Translator, save_translator
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import load_domain, save_domain
 from cyclelight.domains.generator_folder import save_generator
 from cyclelight.domains.hub import hub_name
-from cyclelight.networks.adm import ADMUNet
+from cyclelight.domains.translator import Translator, save_translator
 from cyclelight.networks.cut import CUTGenerator
 from cyclelight.networks.sn import Covariance
 
@@ -101,7 +100,8 @@ def import_(args: list[str]) -> int:
         return 0
     if translator is not None:
         size = translator.config.sample_size
-        save_translator(to, Translator(translator, card["name"], {**card, "resolution": size}))
+        made = Translator(translator, (card.pop("name"),), {**card, "resolution": size})
+        save_translator(to, made)
         print(f"Wrote {to}: {_millions(translator)} M parameters, {size} pixels.")
         return 0
     assert domain is not None
@@ -203,51 +203,3 @@ def _table(flags: dict[str, str], told: dict[str, Any]) -> str:
             known = "guided-diffusion's default" if default else "given"
         rows.append((name, value, known))
     return tabulate(rows, headers=("flag", "value", ""), disable_numparse=True)
-
-
-def _export_parser() -> ArgumentParser:
-    parser = make_parser(
-        "export",
-        "DIR --to FILE.pt",
-        "Write the ADM network of a domain folder as guided-diffusion's programs read "
-        "it, and print the flags that they need.",
-    )
-    parser.add_argument("domain", metavar="DIR", help="The domain folder, or a .ckpt of `fit`.")
-    parser.add_argument("--to", type=str, required=True, metavar="FILE.pt", help="File to write.")
-    return parser
-
-
-def export(args: list[str]) -> int:
-    """`lightning export`; the exit code."""
-    with usage():
-        options = _export_parser().parse_args(args)
-        to = Path(options.to)
-        if to.suffix != ".pt":
-            raise ValueError(f"--to: the file must end in .pt, got {to}")
-        if to.exists():
-            raise ValueError(f"--to: {to} exists already; name a new file")
-        if not to.absolute().parent.is_dir():
-            raise ValueError(f"--to: there is no folder {to.parent}")
-        denoiser = load_domain(options.domain, device="meta").denoiser
-        assert isinstance(denoiser, NetworkDenoiser)
-        if not isinstance(denoiser.network, ADMUNet):
-            raise ValueError(
-                f"{options.domain} holds a {type(denoiser.network).__name__}; only an ADMUNet can "
-                "be written as guided-diffusion's, and diffusers reads the folder as it is"
-            )
-        denoiser = load_domain(options.domain).denoiser
-        assert isinstance(denoiser, NetworkDenoiser)
-        network = denoiser.network
-        assert isinstance(network, ADMUNet)
-        scale = network.config.timestep_scale
-        if scale != 1 and scale * denoiser.schedule.timesteps != 1000:
-            raise ValueError(
-                f"{options.domain}: its network counts time in {scale:g} of a timestep, which "
-                f"guided-diffusion does only with {1000 / scale:g} timesteps in all"
-            )
-    save_adm(network, to)
-    flags = " ".join(f"--{name} {value}" for name, value in flags_of(network).items())
-    schedule = denoiser.schedule
-    print(f"Wrote {to}. Its flags:\n{flags}")
-    print(f"Schedule: {schedule.kind}, {schedule.timesteps} steps; {denoiser.prediction_type}.")
-    return 0

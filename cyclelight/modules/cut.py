@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 from cyclelight.diffusion.loss import finite
 from cyclelight.diffusion.noise import keyed_generator
 from cyclelight.diffusion.pixels import to_float
-from cyclelight.domains.cut_folder import MARK, Translator, save_translator
+from cyclelight.domains.translator import CUT, Translator, save_translator
 from cyclelight.errors import BadValue, at_least
 from cyclelight.modules.training import TrainingModule, mirror
 from cyclelight.networks import arrange
@@ -87,7 +87,7 @@ class CUTModule(TrainingModule):
         ValueError: a setting is out of range.
     """
 
-    product, mark = "generator", MARK
+    product, mark = CUT.product, CUT.mark
     curves = ("train/nce", "val/nce")
     automatic_optimization = False
 
@@ -265,5 +265,5 @@ class CUTModule(TrainingModule):
         """Write the generator's folder."""
         datamodule = getattr(self.trainer, "datamodule", None)
         name = self.name or getattr(datamodule, "name", None) or "target"
-        made = Translator(self.generator, name, self.card())
+        made = Translator(self.generator, (name,), self.card())
         return save_translator(folder, made, weights)

@@ -30,7 +30,7 @@ class TranslationModule(Task):
         target: domain to translate into; its schedule, resolution, channels and autoencoder are
             the source's.
         method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, FlowEdit, ILVR, EGSDE,
-            DDIB, CUT, with their settings.
+            DDIB, CUT, OneStep, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
         engine: how the networks are called.
 

@@ -40,7 +40,7 @@ class Entry(TypedDict):
     seed: int
 
 
-IMAGES, MADE_BY = "images", "made_by.json"
+IMAGES, MANIFEST, MADE_BY = "images", "manifest.jsonl", "made_by.json"
 MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
 """What a run makes of its images at the end."""
 
@@ -76,7 +76,7 @@ class RunFolder:
     def __init__(self, root: str | Path, keys: Sequence[str] = ()) -> None:
         self.root = Path(root)
         check_no_file(self.root)
-        self.manifest_path = self.root / "manifest.jsonl"
+        self.manifest_path = self.root / MANIFEST
         self._names = output_names(keys)
 
     def image_path(self, key: str) -> Path:
