@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cyclelight.methods.sdedit import SDEdit as SDEdit
     from cyclelight.methods.translate import translate as translate
     from cyclelight.text.attention import AttentionControl as AttentionControl
+    from cyclelight.text.blend import LocalBlend as LocalBlend
     from cyclelight.text.load import load_text_model as load_text_model
     from cyclelight.text.model import TextModel as TextModel
     from datamodules.loaded import load_images as load_images
@@ -64,6 +65,7 @@ _HOMES = {
     "ILVR": "cyclelight.methods.ilvr",
     "KeyedNoise": "cyclelight.diffusion.noise",
     "LatentCode": "cyclelight.chains.latent_code",
+    "LocalBlend": "cyclelight.text.blend",
     "Method": "cyclelight.methods.base",
     "NetworkDenoiser": "cyclelight.diffusion.denoiser",
     "NoiseSchedule": "cyclelight.diffusion.schedule",

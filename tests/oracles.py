@@ -1,5 +1,6 @@
 """What the mathematics is tested against: closed forms, recorded networks and recorded noises."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from cyclelight import Autoencoder, Domain, NoiseSchedule, Prediction
 from cyclelight.networks.autoencoder import AutoencoderSettings, build_autoencoder
+from cyclelight.text.control import Spelling
 
 SCHEDULE = NoiseSchedule.linear()
 VECTORS = Path(__file__).parent / "vectors" / "step"
+P2P = VECTORS.parent / "p2p"
 
 
 def vectors(name: str) -> dict[str, Tensor]:
@@ -123,3 +126,19 @@ def formula_tensor(n: int, name: str, shape: Sequence[int], seed: int) -> Tensor
 def formula_input(seed: int, *shape: int) -> Tensor:
     r = numbers(1_000_000, seed, int(np.prod(shape)))
     return torch.from_numpy((3.4 * r).astype(np.float32)).view(shape)
+
+
+def prompt_spellings(prompts: list[str], ids: list[list[int]]) -> list[Spelling]:
+    """The recorded ids; how each reads, from the recorded pairs, or else each word is a token."""
+    reads: dict[int, str] = {49406: "", 49407: ""}
+    for pair in json.loads((P2P / "pairs.json").read_text())["pairs"]:
+        for role in ("source", "target"):
+            reads |= zip(pair[f"{role}_ids"], pair[f"{role}_tokens"], strict=True)
+    return [
+        Spelling(
+            text,
+            own,
+            [reads[i] if i in reads else text.split(" ")[n] for n, i in enumerate(own[1:-1])],
+        )
+        for text, own in zip(prompts, ids, strict=True)
+    ]

@@ -17,7 +17,7 @@ ORDER = """
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder
     domains: network_folder classifier translator
-    text: * tokens prompts guided attention control model
+    text: * tokens prompts guided blend attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut onnx
     domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl flow
     chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import prompt_spellings
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -14,7 +15,7 @@ import cyclelight
 from cyclelight.chains.engine import Engine
 from cyclelight.methods.sdedit import renoised_chain
 from cyclelight.text.attention import AttentionControl, Controller, Plan, Seat
-from cyclelight.text.control import Spelling, plan_of
+from cyclelight.text.control import plan_of
 
 VECTORS = Path(__file__).parent / "vectors" / "p2p"
 EMOJI = Path(__file__).parents[1] / "checkpoints" / "emoji_text"
@@ -23,28 +24,12 @@ RUN = json.loads((VECTORS / "run_replace.json").read_text())
 L = 77
 
 
-def spellings(prompts: list[str], ids: list[list[int]]) -> list[Spelling]:
-    """The recorded ids; how each reads, from the recorded pairs, or else each word is a token."""
-    reads: dict[int, str] = {49406: "", 49407: ""}
-    for pair in json.loads((VECTORS / "pairs.json").read_text())["pairs"]:
-        for role in ("source", "target"):
-            reads |= zip(pair[f"{role}_ids"], pair[f"{role}_tokens"], strict=True)
-    return [
-        Spelling(
-            text,
-            own,
-            [reads[i] if i in reads else text.split(" ")[n] for n, i in enumerate(own[1:-1])],
-        )
-        for text, own in zip(prompts, ids, strict=True)
-    ]
-
-
 def plan(case: dict[str, Any], steps: int) -> Plan:
     """A recorded case's settings, as ours."""
     given = case["cross_replace_steps"]
     words = dict(given) if isinstance(given, dict) else {}
     cross = words.pop("default_", 1.0) if isinstance(given, dict) else given
-    source, *targets = spellings(case["prompts"], case["token_ids"])
+    source, *targets = prompt_spellings(case["prompts"], case["token_ids"])
     reweight = {}
     if case.get("equalizer_word"):
         reweight = {case["equalizer_word"]: case["equalizer_value"]}
@@ -104,7 +89,7 @@ def test_a_run_is_edited_as_recorded() -> None:
     controller = Controller(ours, Seat())
     for step, t in enumerate(ours.timesteps):
         for target in (False, True):
-            with controller.asks(t, target=target):
+            with controller.asks(t, 16, target=target):
                 for number, layer in enumerate(RUN["layers"]):
                     cross = layer["is_cross"]
                     given = parts(there[f"in_s{step}_l{number}"], 2)

@@ -131,11 +131,17 @@ def test_a_method_without_masks_refuses_them(
 def test_attention_is_controlled(photos: Path, tmp_path: Path) -> None:
     """By options, as in Python."""
     words = (photos / "a.png", "red heart, google", "blue heart, google", *EXACT)
+    blend = {"threshold": 0.5, "source_words": ["heart,"]}
     more = ("--model.control.cross", "0.9", "--model.control.reweight", '{"blue": 1.5}')
+    more += ("--model.control.blend", json.dumps(blend))
     assert edit(*words, "--output", tmp_path / "out", *more) == 0
     model = cyclelight.load_text_model(EMOJI)
     method = cyclelight.CycleDiffusion(steps=3, strength=0.8, cleanup=0)
-    control = cyclelight.AttentionControl(cross=0.9, reweight={"blue": 1.5})
+    control = cyclelight.AttentionControl(
+        cross=0.9,
+        reweight={"blue": 1.5},
+        blend=cyclelight.LocalBlend(threshold=0.5, source_words=["heart,"]),
+    )
     timesteps = method.grid(cyclelight.NoiseSchedule()).timesteps
     source, target = model.controlled(
         *(["red heart, google"], ["blue heart, google"], control, timesteps),
@@ -159,6 +165,15 @@ def test_attention_is_controlled(photos: Path, tmp_path: Path) -> None:
             "control of a.png: kind: 'replace' takes texts of as",
         ),
         (["--model.control.words", '{"x": 0.5}'], "control of a.png: words: 'x' is not among"),
+        (
+            ["--model.control.blend.target_words", "[cow]"],
+            "control of a.png: target_words: 'cow' is not among the words of 'a big dog'",
+        ),
+        (["--model.control.blend.threshold", "1"], "threshold must be at least 0 and below 1"),
+        (
+            ["--model.control.blend.start", "0", "--model.method.cleanup", "100"],
+            "cleanup must be 0 with a blend",
+        ),
     ],
 )
 def test_what_cannot_be_controlled_is_refused(

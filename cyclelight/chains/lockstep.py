@@ -1,7 +1,7 @@
 """Lockstep: the one pairing of two models, of which several published methods are settings."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ from cyclelight.errors import BadValue
 LastResidual = Literal["keep", "drop"]
 """Whether the residual of the step to the clean image is decoded, so that equal models give the
 image back; or left out, as in the authors' program of CycleDiffusion."""
+
+
+@runtime_checkable
+class Blending(Protocol):
+    """A target that knows after each step where its state may differ from the source's."""
+
+    def blend(self, y_s: Tensor, x_s: Tensor) -> Tensor:
+        """y_s, with x_s in its place where nothing may change; both (B, C, H, W)."""
 
 
 def lockstep(
@@ -36,7 +44,7 @@ def lockstep(
     zero.
 
     Args:
-        target: the denoiser that decodes.
+        target: the denoiser that decodes; one that is `Blending` has its say after each step.
         encoded_steps: the source chain.
         last_residual: see `LastResidual`.
         mask: (B, 1, H, W), bool: elsewhere each state is the source's own, so that the image stays
@@ -60,6 +68,8 @@ def lockstep(
             if isinstance(sigma, Tensor) or isinstance(encoded.sigma, Tensor):
                 stretch = scale(sigma) / scale(encoded.sigma) - 1
                 y = y + stretch * (encoded.x_s - encoded.mean)
+        if isinstance(target, Blending):
+            y = target.blend(y, encoded.x_s)
         if mask is not None:
             y = torch.where(mask, y, encoded.x_s)
         yield y

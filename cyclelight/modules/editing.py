@@ -38,8 +38,9 @@ class EditingModule(Task):
         scale: of classifier-free guidance by the target's text; a row of the data may have its own.
             1 for none, in half the time. More follows the text, and leaves the image.
         source_scale: of that by the source's text; None for the target's. The paper has 1.
-        control: what of the source's attention the target takes over, with CycleDiffusion,
-            EditFriendly or DDCM; None for nothing. Networks are not replayed as CUDA graphs then.
+        control: what of the source's attention the target takes over, and where the image may
+            change by it, with CycleDiffusion, EditFriendly or DDCM; None for nothing. Networks are
+            not replayed as CUDA graphs then.
         negative: what both are led away from; empty for no text.
         resolution: height and width of the images in pixels; None for the model's.
         tiled: let the model's autoencoder work in less memory, see `load_text_model`.
@@ -87,7 +88,7 @@ class EditingModule(Task):
         self.control, self._reader = control, (bare.reader.spell, bare.reader.length)
         self._timesteps: tuple[int, ...] = ()
         if control is not None:
-            self._timesteps = _controlled_steps(method, engine, self._schedule)
+            self._timesteps = _controlled_steps(control, method, engine, self._schedule)
             self.engine = replace(engine, graphs=False)
 
     @property
@@ -194,11 +195,14 @@ class EditingModule(Task):
         return f"{name} by {self._name}: {self.method.describe()}, {scales}, seed {self.seed}"
 
 
-def _controlled_steps(method: Method, engine: Engine, schedule: NoiseSchedule) -> tuple[int, ...]:
+def _controlled_steps(
+    control: AttentionControl, method: Method, engine: Engine, schedule: NoiseSchedule
+) -> tuple[int, ...]:
     """The timesteps at which a method asks source and target, one after the other.
 
     Raises:
-        ValueError: it does not, or not alone, or the network is to be compiled.
+        ValueError: it does not, or not alone, or the network is to be compiled; or a cleanup would
+            undo a blend.
     """
     if not isinstance(method, CycleDiffusion | EditFriendly | DDCM):
         name = type(method).__name__
@@ -211,4 +215,6 @@ def _controlled_steps(method: Method, engine: Engine, schedule: NoiseSchedule) -
         raise BadValue("control", "control takes one timestep at a time: leave parallel at 0")
     if engine.compile:
         raise BadValue("control", "control does not go with a compiled network")
+    if control.blend is not None and isinstance(method, CycleDiffusion) and method.cleanup:
+        raise BadValue("cleanup", "cleanup must be 0 with a blend: it changes all of an image")
     return method.grid(schedule).timesteps

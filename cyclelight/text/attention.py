@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclelight.errors import BadValue, one_of, real, whole
+from cyclelight.text.blend import Blender, LocalBlend, Places
 from cyclelight.text.prompts import Alignment, Window, bounds
 
 Kind = Literal["auto", "replace", "refine"]
@@ -35,6 +36,7 @@ class AttentionControl:
             it. It counts while `cross` does.
         most_queries: pixels of a map from pixels to pixels that is taken over, at most. Published
             are 16 x 16, and 32 x 32 in a later version.
+        blend: where the image may change, by the same attention; None for everywhere.
 
     Raises:
         ValueError: a setting is out of range.
@@ -46,6 +48,7 @@ class AttentionControl:
     words: dict[str, Window] = field(default_factory=dict)
     reweight: dict[str, float] = field(default_factory=dict)
     most_queries: int = 256
+    blend: LocalBlend | None = None
 
     def __post_init__(self) -> None:
         one_of(get_args(Kind), kind=self.kind)
@@ -81,6 +84,7 @@ class Plan:
         self_steps: the first step at which maps from pixels to pixels are taken over, and the one
             behind the last.
         most_queries: see `AttentionControl`.
+        blend: where the images may change; None for everywhere.
     """
 
     timesteps: tuple[int, ...]
@@ -90,6 +94,7 @@ class Plan:
     cross: Tensor
     self_steps: tuple[int, int]
     most_queries: int
+    blend: Places | None = None
 
     @classmethod
     def of(
@@ -100,6 +105,7 @@ class Plan:
         windows: Sequence[Tensor],
         self_steps: tuple[int, int],
         most_queries: int,
+        blend: Places | None = None,
     ) -> "Plan":
         """That of B pairs, each with its own."""
         return cls(
@@ -110,6 +116,7 @@ class Plan:
             torch.stack(list(windows), dim=1),
             self_steps,
             most_queries,
+            blend,
         )
 
     def wants(self, step: int, queries: int, *, cross: bool) -> bool:
@@ -145,7 +152,7 @@ class Seat:
 
 
 class Controller:
-    """Keeps the source's maps of a step, and edits the target's by them.
+    """Keeps the source's maps of a step, and edits the target's by them, or its states.
 
     Args:
         plan: what is done.
@@ -159,21 +166,32 @@ class Controller:
         self._step: int | None = None
         self._seen: set[int] = set()
         self._target = False
+        self._last = -1
+        self._blender = Blender(plan.blend) if plan.blend is not None else None
 
     @contextmanager
-    def asks(self, t: int, *, target: bool) -> Iterator[None]:
+    def asks(self, t: int, side: int, *, target: bool) -> Iterator[None]:
         """While the network is asked at timestep t; not at one that the plan does not know.
 
+        Args:
+            t: the timestep.
+            side: height and width of the states.
+            target: whether it is asked for the target's texts.
+
         Raises:
-            ValueError: the target is asked before the source.
+            ValueError: the target is asked before the source, or alone and there is a blend.
         """
+        if target and self._blender is not None and self._step is None and self._seen:
+            raise BadValue("cleanup", "cleanup must be 0 with a blend: it changes all of an image")
         if t not in self.plan.timesteps:
             yield
             return
         step = self.plan.timesteps.index(t)
         if not target:
-            self._maps, self._step = {}, step
+            self._maps, self._step, self._last = {}, step, step
             self._seen.add(step)
+            if step == 0 and self._blender is not None:
+                self._blender.begin(side)
         elif step not in self._seen:
             raise ValueError(
                 "attention is controlled where source and target are run step by step, as by "
@@ -190,7 +208,9 @@ class Controller:
 
     def wants(self, queries: int, *, cross: bool) -> bool:
         """Whether a layer of so many queries has to show its maps now."""
-        return self._step is not None and self.plan.wants(self._step, queries, cross=cross)
+        blends = cross and self._blender is not None and self._blender.wants(queries)
+        edits = self._step is not None and self.plan.wants(self._step, queries, cross=cross)
+        return blends or edits
 
     def see(self, layer: str, maps: Tensor, *, cross: bool) -> Tensor:
         """The maps that a layer goes on with.
@@ -205,9 +225,16 @@ class Controller:
         own = maps[: self.pairs]
         if not self._target:
             self._maps[layer] = own
-            return maps
-        edited = self.plan.edit(self._step, self._maps[layer], own, cross=cross)
-        return torch.cat([edited, maps[self.pairs :]])
+        elif self.plan.wants(self._step, own.shape[2], cross=cross):
+            own = self.plan.edit(self._step, self._maps[layer], own, cross=cross)
+            maps = torch.cat([own, maps[self.pairs :]])
+        if cross and self._blender is not None and self._blender.wants(own.shape[2]):
+            self._blender.see(own, target=self._target)
+        return maps
+
+    def blend(self, y_s: Tensor, x_s: Tensor) -> Tensor:
+        """The target's state after the step that both have been asked for, blended."""
+        return y_s if self._blender is None else self._blender.blend(y_s, x_s, self._last)
 
 
 class Watched:

@@ -11,6 +11,7 @@ from cyclelight.diffusion.denoiser import Prediction
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.errors import BadValue
 from cyclelight.text.attention import AttentionControl, Controller, Plan
+from cyclelight.text.blend import Places, Text
 from cyclelight.text.guided import Guided
 from cyclelight.text.prompts import (
     Alignment,
@@ -71,7 +72,7 @@ def plan_of(
 
     Raises:
         ValueError: texts do not admit it: their words do not correspond as `kind` says, or a word
-            with a window or a factor of its own is not in the target text.
+            with a window or a factor of its own, or of a blend, is not in its text.
     """
     steps = len(timesteps)
     alignments, factors, windows = list[Alignment](), list[Tensor](), list[Tensor]()
@@ -83,6 +84,10 @@ def plan_of(
             factor[occurrences(word, words, positions, "reweight")] = value
         factors.append(factor)
         windows.append(cross_window(steps, control.cross, control.words, words, positions, length))
+    blend = None
+    if control.blend is not None:
+        texts = [(Text(s.words, s.positions), Text(t.words, t.positions)) for s, t in pairs]
+        blend = Places.of(control.blend, texts, steps, length)
     return Plan.of(
         timesteps,
         alignments,
@@ -90,6 +95,7 @@ def plan_of(
         windows,
         self_window(steps, control.self_attention),
         control.most_queries,
+        blend,
     )
 
 
@@ -133,5 +139,10 @@ class Controlled(nn.Module):
                 f"parallel must be 0 where attention is controlled, and there must be a text for "
                 f"each image: got {self._controller.pairs} texts, {len(x_t)} images",
             )
-        with self._controller.asks(t, target=self.target):
+        with self._controller.asks(t, x_t.shape[-1], target=self.target):
             return self.guided(x_t, t)
+
+    def blend(self, y_s: Tensor, x_s: Tensor) -> Tensor:
+        """See `Blending`."""
+        blended: Tensor = self._controller.blend(y_s, x_s)
+        return blended

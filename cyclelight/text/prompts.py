@@ -17,6 +17,10 @@ Window = float | tuple[float, float]
 b stands for (0, b)."""
 
 
+MARKS = ".,;:!?()[]\"'"
+"""Punctuation, which a word has at its ends."""
+
+
 @dataclass(frozen=True)
 class Alignment:
     """Where attention to each target token comes from: map @ matrix + own map * keep.
@@ -158,6 +162,12 @@ def occurrences(
         text = " ".join(words)
         raise BadValue(argument, f"{argument}: {word!r} is not among the words of {text!r}")
     return found
+
+
+def differing(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The words that another text lacks, punctuation and capitals aside, in their order."""
+    known = {word.strip(MARKS).lower() for word in others}
+    return [word for word in words if word.strip(MARKS).lower() not in known]
 
 
 def bounds(window: Window) -> tuple[float, float]:
