@@ -45,9 +45,10 @@ class FirstWay(SampleGrid):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keep of the first images those that go the first way."""
-        chosen = [i for i, way in enumerate(batch["direction"]) if not int(way)]
-        kept = {name: [batch[name][i] for i in chosen] for name in ("key", "image")}
-        super().on_train_batch_start(trainer, pl_module, kept, batch_idx)
+        if "direction" in batch:  # Other data are refused where they are used.
+            chosen = [i for i, way in enumerate(batch["direction"]) if not int(way)]
+            batch = {name: [batch[name][i] for i in chosen] for name in ("key", "image")}
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
 
 def _refuse(data: str) -> NoReturn:
