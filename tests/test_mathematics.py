@@ -254,8 +254,8 @@ def uniform_in_logsnr(start: int, count: int) -> list[int]:
     [
         ({"spacing": "quadratic"}, [round(849 * (i / 33) ** 2) for i in range(34)], 1.0, False),
         ({"spacing": "logsnr"}, None, 1.0, False),
-        ({"eta": 0.2, "eta_noisy": 0.9}, even(40, 0.85)[::-1], (0.2, 0.9), False),
-        ({"eta": 1.0, "eta_noisy": 0.0}, even(40, 0.85)[::-1], (1.0, 0.0), False),
+        ({"eta": (0.2, 0.9)}, even(40, 0.85)[::-1], (0.2, 0.9), False),
+        ({"eta": (1.0, 0.0)}, even(40, 0.85)[::-1], (1.0, 0.0), False),
         ({"draw": "independent"}, even(40, 0.85)[::-1], 1.0, True),
         ({"draw": "independent", "eta": 0.0}, even(40, 0.85)[::-1], 0.0, True),
     ],
@@ -268,6 +268,7 @@ def test_grids_etas_and_draws_do_as_the_recursion_says(
     if ts is None:
         ts = uniform_in_logsnr(849, 34)
         ts = [t + max(0, i - t) for i, t in enumerate(ts)]  # Each timestep once: 0, 1, 2, ...
+    settings = {"eta": 1.0, **settings}
     method = cyclelight.CycleDiffusion(steps=40, strength=0.85, cleanup=0, **settings)
     grid = method.grid(SCHEDULE).timesteps[::-1]
     # Where two are as near in log SNR as in t, either may be taken.
@@ -300,15 +301,13 @@ def test_a_spaced_grid_has_its_ends_and_each_timestep_once(
 
 
 @pytest.mark.parametrize("spacing", ["quadratic", "logsnr"])
-@pytest.mark.parametrize("eta", [(0.0, 1.0), (1.0, 0.0), (0.5, None)])
+@pytest.mark.parametrize("eta", [(0.0, 1.0), (1.0, 0.0), 0.5])
 @pytest.mark.parametrize("draw", ["chain", "independent", "one"])
 def test_equal_models_give_the_image_back_with_every_setting(
-    folders: dict[str, Path], spacing: Any, eta: tuple[float, float | None], draw: Any
+    folders: dict[str, Path], spacing: Any, eta: Any, draw: Any
 ) -> None:
     source = cyclelight.load_domain(folders["epsilon"])
-    method = cyclelight.CycleDiffusion(
-        6, eta[0], 0.85, spacing, cleanup=0, eta_noisy=eta[1], draw=draw
-    )
+    method = cyclelight.CycleDiffusion(6, eta, 0.85, spacing, cleanup=0, draw=draw)
     x = images()
     assert torch.equal(cyclelight.translate(source, source, x, method=method), x)
 

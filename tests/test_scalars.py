@@ -45,7 +45,7 @@ def test_numbers_of_any_library_mean_what_pythons_mean(kind: str, tmp_path: Path
     assert torch.equal(code.noises, wanted.noises) and code.noises.isfinite().all()
     code.save(tmp_path / "code.safetensors")
     assert LatentCode.load(tmp_path / "code.safetensors").eta == 0.5
-    own = {"cleanup": 300, "cleanup_eta": 0.5, "parallel": 2, "eta_noisy": 0.25}
+    own = {"cleanup": 300, "cleanup_eta": 0.5, "parallel": 2}
     settings = {**{name: as_(value) for name, value in own.items()}, **given}
     method = CycleDiffusion(**settings)
     assert json.loads(json.dumps(asdict(method))) == {
@@ -132,7 +132,7 @@ def test_no_number_is_refused(value: Any) -> None:
         lambda: cyclelight.translate(SOURCE, TARGET, IMAGES, eta=value),
         lambda: cyclelight.sample(SOURCE, 1, eta=value),
     ):
-        with pytest.raises(BadValue, match=r"^eta must be a number, got "):
+        with pytest.raises(BadValue, match=r"^eta must be a number, "):
             take()
     for argument, make in {
         "strength": lambda: DDCM(strength=value),

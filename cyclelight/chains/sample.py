@@ -11,7 +11,7 @@ from cyclelight.diffusion.denoiser import Denoiser, mean_and_sigma
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise, noise_for
 from cyclelight.diffusion.schedule import CLEAN
-from cyclelight.diffusion.steps import Step
+from cyclelight.diffusion.steps import EtaOrPair, Step
 from cyclelight.domains.domain import Domain, check_domain
 from cyclelight.errors import at_least, whole
 
@@ -24,7 +24,7 @@ def reverse_chain(
     x_T: Tensor,
     *,
     grid: TimeGrid,
-    eta: float,
+    eta: EtaOrPair,
     noise: Noise,
     purpose: str,
     adjust: Adjust | None = None,

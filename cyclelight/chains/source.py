@@ -16,7 +16,7 @@ from cyclelight.diffusion.denoiser import Denoiser, Prediction, check_prediction
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import CLEAN
-from cyclelight.diffusion.steps import Eta, Step, add_noise
+from cyclelight.diffusion.steps import Eta, EtaOrPair, Step, add_noise
 from cyclelight.errors import BadValue, real
 
 Draw = Literal["chain", "independent", "one"]
@@ -126,6 +126,17 @@ def check_eta(argument: str, eta: float) -> float:
     if not 0 <= eta <= 1:
         raise BadValue(argument, f"{argument} must be in [0, 1], got {eta:g}")
     return eta
+
+
+def check_eta_or_pair(argument: str, eta: EtaOrPair) -> EtaOrPair:
+    """The same of an eta that may be a pair, at the clean end and at the noisy one."""
+    if not isinstance(eta, tuple | list):
+        return check_eta(argument, eta)
+    if len(eta) != 2:
+        told = f"{argument} must be a number, or two (at the clean end, at the noisy), got {eta}"
+        raise BadValue(argument, told)
+    clean, noisy = (check_eta(argument, each) for each in eta)
+    return clean, noisy
 
 
 def _states(

@@ -18,22 +18,12 @@ AlphaBar = float | Tensor
 """One alpha-bar for the whole batch, or a tensor (B, 1, 1, 1) with one for each image."""
 
 
-@dataclass(frozen=True)
-class LinearEta:
-    """An eta that changes linearly with the timestep.
-
-    Args:
-        clean: at timestep 0, 0 .. 1.
-        noisy: at timestep T, 0 .. 1.
-    """
-
-    clean: float
-    noisy: float
-
-
-Eta = float | Literal["maximum"] | LinearEta
-"""How stochastic a step is: 0 (deterministic) .. 1 (DDPM), or `maximum`, where sigma is all of the
-noise of the level that is reached, sqrt(1 - abar_s), and nothing of the old noise stays."""
+EtaOrPair = float | tuple[float, float]
+"""How stochastic steps are: 0 (deterministic) .. 1 (DDPM); or a pair, at timestep 0 and at T,
+between which it changes linearly with the timestep."""
+Eta = EtaOrPair | Literal["maximum"]
+"""That, or `maximum`, where sigma is all of the noise of the level that is reached,
+sqrt(1 - abar_s), and nothing of the old noise stays."""
 
 
 def add_noise(x_0: Tensor, noise: Tensor, alpha_bar_t: AlphaBar) -> Tensor:
@@ -96,8 +86,9 @@ class Step:
     @classmethod
     def between(cls, schedule: NoiseSchedule, t: int, s: int, eta: Eta) -> "Step":
         """The step from timestep t to timestep s of a schedule."""
-        if isinstance(eta, LinearEta):
-            eta = eta.clean + (eta.noisy - eta.clean) * t / schedule.timesteps
+        if isinstance(eta, tuple):
+            clean, noisy = eta
+            eta = clean + (noisy - clean) * t / schedule.timesteps
         return cls(schedule.alpha_bar(t), schedule.alpha_bar(s), eta, s == 0)
 
     @property

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
-from cyclelight.chains.source import check_eta
+from cyclelight.chains.source import check_eta_or_pair
 from cyclelight.diffusion.grid import Spacing, TimeGrid, check_strength
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule
+from cyclelight.diffusion.steps import EtaOrPair
 from cyclelight.domains.domain import Domain, check_domain, check_pair
 from cyclelight.errors import BadValue, at_least, one_of, plain_numbers
 
@@ -139,7 +140,8 @@ class GridMethod(Method):
 
     Args:
         steps: number of timesteps of the whole grid, 1 .. T.
-        eta: 0 .. 1; see `Step`.
+        eta: 0 .. 1; or two such numbers, at the clean end of the schedule and at the noisy one,
+            between which it changes linearly.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end.
         spacing: how the timesteps are spread, see `Spacing`.
 
@@ -148,13 +150,13 @@ class GridMethod(Method):
     """
 
     steps: int = 50
-    eta: float = 1.0
+    eta: EtaOrPair = 1.0
     strength: float = 0.85
     spacing: Spacing = "leading"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_eta("eta", self.eta)
+        object.__setattr__(self, "eta", check_eta_or_pair("eta", self.eta))
         check_strength(self.strength)
         one_of(get_args(Spacing), spacing=self.spacing)
 

@@ -11,7 +11,7 @@ from cyclelight.chains.source import Draw, check_eta, source_chain
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.diffusion.steps import LinearEta
+from cyclelight.diffusion.steps import EtaOrPair
 from cyclelight.errors import BadValue, one_of
 from cyclelight.methods.base import Domains, GridMethod, check_parallel
 from cyclelight.methods.sdedit import renoised_chain
@@ -30,7 +30,8 @@ class CycleDiffusion(GridMethod):
     Args:
         steps: number of timesteps of the whole grid, 1 .. T (1000).
         eta: 0 .. 1: how stochastic the chain is. Small keeps more of the image, 1 makes a code that
-            is truly Gaussian.
+            is truly Gaussian. Two numbers are its values at the clean end of the schedule and at
+            the noisy one, between which it changes linearly.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end. Less
             keeps more.
         spacing: how the timesteps are spread: `leading` evenly, as published; `quadratic` and
@@ -43,8 +44,6 @@ class CycleDiffusion(GridMethod):
         parallel: how many states one call of the source's network may take. Above the batch size,
             several timesteps of the encoding go in one call: faster for few images on a GPU, and
             equal to a level of 255. 0 for one timestep a call.
-        eta_noisy: eta at the noisy end of the schedule, if it is to change linearly from `eta` at
-            the clean end; None for the same.
         draw: the source's states: `chain`, each from the posterior of the one before, as published;
             `independent`, each with fresh noise; or `one`, all with the same noise.
 
@@ -52,11 +51,12 @@ class CycleDiffusion(GridMethod):
         ValueError: a setting is out of range.
     """
 
+    steps: int = 30
+    eta: EtaOrPair = (1.0, 0.0)
     cleanup: int = 100
     cleanup_eta: float = 1.0
     last_residual: LastResidual = "keep"
     parallel: int = 0
-    eta_noisy: float | None = None
     draw: Draw = "chain"
 
     masks: ClassVar[bool] = True
@@ -67,8 +67,6 @@ class CycleDiffusion(GridMethod):
         check_last_residual(self.last_residual)
         check_parallel(self.parallel)
         one_of(get_args(Draw), draw=self.draw)
-        if self.eta_noisy is not None:
-            object.__setattr__(self, "eta_noisy", check_eta("eta_noisy", self.eta_noisy))
         if not 0 <= self.cleanup <= TRAINING_STEPS:
             raise BadValue("cleanup", f"cleanup must be in 0..{TRAINING_STEPS}, got {self.cleanup}")
 
@@ -100,9 +98,14 @@ class CycleDiffusion(GridMethod):
         """The states of the target chain, then those of the cleanup."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
         grid, y = self.grid(source.schedule), x_0
-        eta = self.eta if self.eta_noisy is None else LinearEta(self.eta, self.eta_noisy)
         chain = source_chain(
-            source, x_0, grid=grid, eta=eta, noise=noise, draw=self.draw, parallel=self.parallel
+            source,
+            x_0,
+            grid=grid,
+            eta=self.eta,
+            noise=noise,
+            draw=self.draw,
+            parallel=self.parallel,
         )
         for y in lockstep(target, chain, last_residual=self.last_residual, mask=mask):
             yield y

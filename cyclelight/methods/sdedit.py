@@ -12,7 +12,7 @@ from cyclelight.diffusion.denoiser import Denoiser
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import CLEAN, NoiseSchedule
-from cyclelight.diffusion.steps import Step, add_noise
+from cyclelight.diffusion.steps import EtaOrPair, Step, add_noise
 from cyclelight.methods.base import Domains, GridMethod, Role
 
 
@@ -52,7 +52,7 @@ def renoised_chain(
     x_0: Tensor,
     *,
     grid: TimeGrid,
-    eta: float,
+    eta: EtaOrPair,
     noise: Noise,
     purpose: str,
     mask: Tensor | None = None,
@@ -88,7 +88,7 @@ def renoised_chain(
 def outside_kept(
     schedule: NoiseSchedule,
     x_0: Tensor,
-    eta: float,
+    eta: EtaOrPair,
     noise: Noise,
     purpose: str,
     mask: Tensor | None,

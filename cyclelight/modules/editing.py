@@ -55,7 +55,7 @@ class EditingModule(Task):
     def __init__(
         self,
         model: str,
-        method: Method = CycleDiffusion(steps=50, strength=0.8, cleanup=0),  # noqa: B008 (frozen)
+        method: Method = CycleDiffusion(steps=50, eta=1.0, strength=0.8, cleanup=0),  # noqa: B008 (frozen)
         scale: float = 2.0,
         source_scale: float | None = None,
         control: AttentionControl | None = None,

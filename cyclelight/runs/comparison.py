@@ -1,5 +1,6 @@
 """The rows of a comparison: methods with their settings, and folders made by other programs."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -50,13 +51,20 @@ class Setting:
             return {"method": "another program's"}
         kind = type(self.method)
         assert is_dataclass(self.method)
-        return {"method": f"{kind.__module__}.{kind.__qualname__}", **asdict(self.method)}
+        return {"method": f"{kind.__module__}.{kind.__qualname__}", **as_json(asdict(self.method))}
 
     def defaults(self) -> dict[str, Any]:
         """The method's defaults, of all settings that have one."""
         if not is_dataclass(self.method):
             return {}
-        return {f.name: f.default for f in fields(self.method) if f.default is not MISSING}
+        given = {f.name: f.default for f in fields(self.method) if f.default is not MISSING}
+        return as_json(given)
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back from a file, pairs as lists."""
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 def settings_of(
