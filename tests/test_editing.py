@@ -99,6 +99,23 @@ def test_a_table(photos: Path, tmp_path: Path) -> None:
     assert scales == {"a.png": None, "a-2.png": None, "more/c.png": 4.0}
 
 
+def test_oblong_images_are_cropped_or_laid_on_white(tmp_path: Path) -> None:
+    """Equal texts give back what the model saw of them."""
+    ramp = np.linspace(0, 240, 2 * R)[None, :, None] * np.array([1.0, 0.5, 0.2])
+    colours = np.broadcast_to(ramp, (R, 2 * R, 3)).round().astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "wide.png")
+    words = (tmp_path / "wide.png", "cat, google", "cat, google", *EXACT)
+    assert edit(*words, "--output", tmp_path / "crop") == 0
+    made = pixels(tmp_path / "crop" / "images" / "wide.png").numpy()
+    np.testing.assert_array_equal(made, colours[:, R // 2 : -R // 2])
+    assert edit(*words, "--output", tmp_path / "box", "--data.fit_mode", "letterbox") == 0
+    made = pixels(tmp_path / "box" / "images" / "wide.png").numpy()
+    assert (made[: R // 4] == 255).all() and (made[-R // 4 :] == 255).all()
+    inner = made[R // 4 : -R // 4].astype(float)
+    shrunk = colours.reshape(R // 2, 2, R, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(inner[:, 2:-2], shrunk[:, 2:-2], rtol=0, atol=2)
+
+
 def test_a_mask_keeps_the_outside(photos: Path, tmp_path: Path) -> None:
     """Each edit has its own; texts and masks go together."""
     table = photos / "t.csv"
