@@ -85,6 +85,9 @@ def load_text_model(
 ) -> TextModel:
     """A text-to-image model: Stable Diffusion 1.x, 2.x, 3.x, XL, LDM, or `TextModule`'s.
 
+    Checked on small random networks, and against lists of the published tensors; not verified with
+    published weights.
+
     Args:
         path: a folder as diffusers lays it out, or `owner/name` or `owner/name@revision` on the
             Hugging Face Hub.
