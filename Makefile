@@ -70,7 +70,7 @@ demo-emoji: $(STAMP) ## translate Google's emoji into Twitter's style, without l
 
 demo-edit: $(STAMP) ## edit emoji by texts: other skin tones, hair, professions
 	@$(BIN)/lightning edit docs/demo/edits/edits.csv --model.model checkpoints/emoji_text \
-		--model.scale 1.5 --model.method.steps 20 \
+		--model.scale 1.5 --model.method.steps 20 --model.method.eta 1 \
 		--scores.clip checkpoints/emoji_clip --scores.least_match 0.6 --output demo-edit --overwrite
 	@echo "The sources beside what the texts made of them: demo-edit/gallery.png"
 

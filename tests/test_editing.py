@@ -63,9 +63,10 @@ def test_one_image(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         model.prompted([f"{colour} heart, google"], scale=2.0) for colour in ("red", "blue")
     )
     x = to_float(pixels(photos / "a.png")[None])
-    method = cyclelight.CycleDiffusion(steps=3, strength=0.8, cleanup=0)
+    method = cyclelight.CycleDiffusion(steps=3, eta=1.0, strength=0.8, cleanup=0)
     y = to_uint8(cyclelight.translate(source, target, x, method=method, keys=["a.png"]))
-    assert torch.equal(pixels(tmp_path / "edited" / "images" / "a.png"), y[0])
+    made = pixels(tmp_path / "edited" / "images" / "a.png").float()
+    assert_close(made, y[0].float(), rtol=0, atol=1)  # A run lays its network out otherwise.
     (entry,) = manifest(tmp_path / "edited")
     assert entry["source_text"] == "red heart, google"
     assert entry["target_text"] == "blue heart, google"
@@ -91,7 +92,7 @@ def test_a_table(photos: Path, tmp_path: Path) -> None:
     model = cyclelight.load_text_model(EMOJI)
     x = to_float(pixels(photos / "more" / "c.png")[None])
     source, target = (model.prompted(text, scale=4.0) for text in ("", "dog, google"))
-    method = cyclelight.CycleDiffusion(steps=3, strength=0.8, cleanup=0)
+    method = cyclelight.CycleDiffusion(steps=3, eta=1.0, strength=0.8, cleanup=0)
     y = cyclelight.translate(source, target, x, method=method, keys=["more/c.png"])
     made = pixels(output / "images" / "more" / "c.png").float()
     assert_close(made, to_uint8(y)[0].float(), rtol=0, atol=1)  # Of another batch size.
@@ -153,7 +154,7 @@ def test_attention_is_controlled(photos: Path, tmp_path: Path) -> None:
     more += ("--model.control.blend", json.dumps(blend))
     assert edit(*words, "--output", tmp_path / "out", *more) == 0
     model = cyclelight.load_text_model(EMOJI)
-    method = cyclelight.CycleDiffusion(steps=3, strength=0.8, cleanup=0)
+    method = cyclelight.CycleDiffusion(steps=3, eta=1.0, strength=0.8, cleanup=0)
     control = cyclelight.AttentionControl(
         cross=0.9,
         reweight={"blue": 1.5},
