@@ -24,8 +24,8 @@ class FlowEdit(Method):
     """Follow the difference of the target's and the source's velocity, at fresh noise each step.
 
     Z_s = Z_t + (s - t) (V_target(Z_t + X_t - x_0) - V_source(X_t)), where X_t is the noised image
-    (Kulikov et al. 2025, Eq. 9 and Algorithm 1). That is lockstep with sigma 0 and independent
-    draws, so that domains that are no flows are taken, too.
+    (Kulikov et al. 2025, Algorithm 1). That is lockstep with sigma 0 and independent draws, so that
+    domains that are no flows are taken, too.
 
     Args:
         steps: number of timesteps of the whole grid, 1 .. T. The paper has 50 for Stable Diffusion

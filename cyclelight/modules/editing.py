@@ -17,7 +17,7 @@ from cyclelight.methods.ddcm import DDCM
 from cyclelight.methods.edit_friendly import EditFriendly
 from cyclelight.methods.translate import check_masks, translate
 from cyclelight.runs.task import Task
-from cyclelight.text.attention import AttentionControl
+from cyclelight.text.attention import AttentionControl, watch
 from cyclelight.text.control import plan_of
 from cyclelight.text.load import check_model_path, fingerprint_of, load_text_model
 from datamodules.predict_data import predict_data
@@ -33,8 +33,8 @@ class EditingModule(Task):
     Args:
         model: the text-to-image model: a folder, or `owner/name` or `owner/name@revision` on the
             Hugging Face Hub; see `load_text_model`.
-        method: how to translate: CycleDiffusion, EditFriendly, DDCM, or SDEdit, which needs no
-            source text. The paper has eta 0.1 and steps 99 for CycleDiffusion.
+        method: how to translate: CycleDiffusion, EditFriendly, DDCM, FlowEdit, or SDEdit, which
+            needs no source text. The paper has eta 0.1 and steps 99 for CycleDiffusion.
         scale: of classifier-free guidance by the target's text; a row of the data may have its own.
             1 for none, in half the time. More follows the text, and leaves the image.
         source_scale: of that by the source's text; None for the target's. The paper has 1.
@@ -88,6 +88,7 @@ class EditingModule(Task):
         self.control, self._reader = control, (bare.reader.spell, bare.reader.length)
         self._timesteps: tuple[int, ...] = ()
         if control is not None:
+            watch(bare.denoiser.network)  # Told here if there is nothing to control.
             self._timesteps = _controlled_steps(control, method, engine, self._schedule)
             self.engine = replace(engine, graphs=False)
 

@@ -36,7 +36,6 @@ class Family:
         load: (folder, *, resolution, device, name) => the model.
         parts: the folders that one must have, and the files of which one at least is in each.
         optional: further folders.
-        weights: what the weights of a part are called, but for their endings.
         pickled: whether they were published as pickles of tensors, not as safetensors alone.
         index: whether model_index.json has a setting of the model.
     """
@@ -56,7 +55,8 @@ class Family:
                 names = ("*.json", "merges.txt", "vocab.txt", "spiece.model")
                 settings += [f"{part}/{name}" for name in names]
             elif part != "scheduler":
-                stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+                theirs = part == "bert" or part.startswith("text_encoder")  # Of transformers.
+                stem = "model" if theirs else "diffusion_pytorch_model"
                 ends = (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
                 settings += [f"{part}/config.json", *(f"{part}/{stem}{end}" for end in ends)]
                 if self.pickled:
