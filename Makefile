@@ -11,7 +11,7 @@ STAMP := .venv/.installed$(TORCH)
 LOCK := requirements$(if $(TORCH),-$(TORCH)).lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji demo-edit lock clean
+.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji demo-edit live lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,19 @@ demo-edit: $(STAMP) ## edit emoji by texts: other skin tones, hair, professions
 		--model.scale 1.5 --model.method.steps 20 --model.method.eta 1 \
 		--scores.clip checkpoints/emoji_clip --scores.least_match 0.6 --output demo-edit --overwrite
 	@echo "The sources beside what the texts made of them: demo-edit/gallery.png"
+
+ORT := onnxruntime-web@1.30.0
+LIVE := docs/live/lib
+
+live: $(LIVE)/ort-wasm-simd-threaded.wasm ## fetch what docs/live runs in (14 MB, from npm), say how to open it
+	@echo "python3 -m http.server --directory docs, then http://localhost:8000/live/"
+
+$(LIVE)/ort-wasm-simd-threaded.wasm:
+	@command -v npm > /dev/null || { echo "make live needs npm, to fetch $(ORT)" >&2; exit 1; }
+	@mkdir -p $(LIVE)
+	@cd $(LIVE) && tar -xzf "$$(npm pack --silent $(ORT))" --strip-components=2 \
+		package/dist/ort.wasm.bundle.min.mjs package/dist/$(@F)
+	@rm $(LIVE)/*.tgz
 
 lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and -cpu.lock
 	@$(BIN)/uv lock --quiet --upgrade
