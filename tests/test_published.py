@@ -161,10 +161,10 @@ def check_loads(part: str, root: Path, weights: dict[str, Tensor], file: dict[st
     for name, value in weights.items():
         assert torch.equal(state[name.removeprefix(prefix)], value), name
     first = next(name for name in file if name.endswith(".weight"))
-    for problem, wrong in {
-        "missing keys": {n: v for n, v in file.items() if n != first},
-        "unexpected keys": {**file, "one.more.weight": torch.zeros(3)},
-    }.items():
+    faults = {"missing keys": {n: v for n, v in file.items() if n != first}}
+    if len(file) < 250:  # Each takes as long as the whole.
+        faults["unexpected keys"] = {**file, "one.more.weight": torch.zeros(3)}
+    for problem, wrong in faults.items():
         save_file({n: v.contiguous() for n, v in wrong.items()}, path, {"format": "pt"})
         with pytest.raises(ValueError, match=problem):
             loaded(part, root, bare=False)
