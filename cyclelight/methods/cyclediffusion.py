@@ -24,7 +24,7 @@ TRAINING_STEPS = 1000
 class CycleDiffusion(GridMethod):
     """Encode with the source, decode with the target in lockstep, clean up with the target.
 
-    The defaults are the better of a sweep with demo domains of 48 pixels (docs/sweep_cat.csv);
+    The defaults come from a search with demo domains of 48 pixels (docs/settings.md);
     `paper` and `released` have the published settings.
 
     Args:
