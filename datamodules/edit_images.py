@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclelight.errors import BadValue
-from datamodules.edit_rows import find_table, keyed, read_edits
+from datamodules.edit_rows import Edit, fields_of, find_table, keyed, read_edits
 from datamodules.listing import Files, find_images
 from datamodules.translation_images import TranslationImages
 
@@ -16,10 +16,11 @@ class EditImages(TranslationImages):
     Either images and one pair of texts for all of them, or a table with a row for each edit: a
     JSON list of objects, such as that published with CycleDiffusion (`img_path`, `encode_text`,
     `decode_text`), or a CSV file with columns `image`, `source_text`, `target_text`; both may have
-    `scale` and `source_scale`. PIE-Bench is taken as the folder that its makers give out.
+    `scale` and `source_scale`, `truth` (an image, the right result), `group` (what kind of edit it
+    is) and `key`. PIE-Bench is taken as the folder that its makers give out.
 
-    The key of an edit is the name of its image; of an image's second edit `photo-2.png`. By these
-    names `masks` has a mask for each edit.
+    The key of an edit is the name of its image; of an image's second edit `photo-2.png`; or what
+    its row says. By these names `masks` has a mask for each edit, and `truth` a right result.
 
     Args:
         source: an image file, a folder, a pattern such as `photos/*.jpg`; or a table.
@@ -43,6 +44,8 @@ class EditImages(TranslationImages):
     ) -> None:
         self.source_text, self.target_text, self.root = source_text, target_text, root
         self.texts: dict[str, dict[str, Any]] = {}
+        self.edits: dict[str, Edit] = {}
+        """The rows of a table, by key."""
         super().__init__(source, **images)
 
     def find(self, source: str) -> Files:
@@ -51,9 +54,10 @@ class EditImages(TranslationImages):
             for name in ("source_text", "target_text"):
                 if getattr(self, name):
                     raise BadValue(name, f"{name} stands in each row of {table}: do not give it")
-            edits = read_edits(table, None if self.root is None else Path(self.root))
-            files, self.texts = keyed(edits)
-            return sorted(files)
+            root = None if self.root is None else Path(self.root)
+            self.edits = keyed(read_edits(table, root))
+            self.texts = fields_of(self.edits)
+            return [(key, edit.image) for key, edit in self.edits.items()]
         if self.root is not None:
             raise BadValue("root", f"root is for the images of a table, and {source} is none")
         if not self.target_text:
@@ -66,6 +70,13 @@ class EditImages(TranslationImages):
     def captions(self, key: str) -> Sequence[str]:
         told = {"from": self.texts[key]["source_text"], "to": self.texts[key]["target_text"]}
         return [f"{name}: {text}" for name, text in told.items() if text]
+
+    def find_truths(self, truth: str | None) -> dict[str, Path]:
+        known = {key: edit.truth for key, edit in self.edits.items() if edit.truth is not None}
+        if known and truth is not None:
+            told = f"truth stands in each row of {self.source}: do not give it"
+            raise BadValue("truth", told)
+        return known or super().find_truths(truth)
 
     @property
     def searched(self) -> Path | None:

@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cyclelight.errors import BadValue, MissingFile, first_line, printable, real
-from datamodules.listing import Files
 
 TABLES = (".json", ".csv")
 """Suffixes of files that are tables rather than images."""
@@ -20,6 +19,8 @@ NAMES = {
     "source_text": ("source_text", "encode_text", "original_prompt"),
     "target_text": ("target_text", "decode_text", "editing_prompt"),
 }
+OPTIONAL = ("key", "truth", "group")
+"""Texts that a table of ours may have beside these."""
 """What a table may call a field: by our name, in the list published with CycleDiffusion, and in
 PIE-Bench."""
 SCALES = ("scale", "source_scale")
@@ -29,13 +30,32 @@ TOLD = 3
 
 @dataclass(frozen=True)
 class Edit:
-    """One row: the path of an image, two texts, and the scales of guidance if the table has any."""
+    """One row.
+
+    Args:
+        image: its path.
+        source_text: what it shows.
+        target_text: what it is to show.
+        scale, source_scale: of guidance, if the table has any.
+        key: what the edit is called; None for the name of its image.
+        truth: the right result, an image, if it is known.
+        group: the kinds of edits that it is one of, divided by semicolons, such as
+            `hair; held out`: comparisons tell their figures apart. Empty for none.
+    """
 
     image: Path
     source_text: str
     target_text: str
     scale: float | None = None
     source_scale: float | None = None
+    key: str | None = None
+    truth: Path | None = None
+    group: str = ""
+
+    @property
+    def groups(self) -> list[str]:
+        """The kinds of edits that it is one of."""
+        return [name for name in map(str.strip, self.group.split(";")) if name]
 
 
 def find_table(source: str) -> Path | None:
@@ -55,8 +75,8 @@ def read_edits(table: Path, root: Path | None = None) -> list[Edit]:
     """The rows of a table: a JSON list of objects, a CSV file with a heading, or PIE-Bench's.
 
     Args:
-        table: the file. What its fields may be called, see `NAMES`; `scale` and `source_scale` may
-            be there, and anything else.
+        table: the file. What its fields may be called, see `NAMES`; those of `SCALES` and
+            `OPTIONAL` may be there, and anything else.
         root: the folder that the names of images are relative to; None for the table's own, and
             for PIE-Bench its folder of images.
 
@@ -85,6 +105,10 @@ def read_edits(table: Path, root: Path | None = None) -> list[Edit]:
         more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
         told = printable("; ".join(bad[:TOLD]))
         raise BadValue("source", f"source: {table} has {len(bad)} bad rows: {told}{more}")
+    lacking = [name for (name, _), edit in zip(rows, found, strict=True) if edit.truth is None]
+    if 0 < len(lacking) < len(found):
+        told = f"source: {table} has truths, but {lacking[0]} has none"
+        raise BadValue("source", told)
     return found
 
 
@@ -117,9 +141,16 @@ def _edit(row: Any, root: Path, *, marked: bool) -> Edit:
         # PIE-Bench has the words that change in brackets.
         given[field] = value.replace("[", "").replace("]", "") if marked else value
     image = root / given.pop("image")
-    if not image.is_file():
-        raise ValueError(f"no such image {image}")
-    return Edit(image, **given, **{name: _scale(name, row.get(name)) for name in SCALES})  # type: ignore[arg-type]
+    texts = {name: row.get(name) or None for name in OPTIONAL}
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise ValueError(f"{name} must be a text, got {text!r}")
+    truth = None if texts["truth"] is None else root / texts["truth"]
+    for path in (image, truth):
+        if path is not None and not path.is_file():
+            raise ValueError(f"no such image {path}")
+    scales = {name: _scale(name, row.get(name)) for name in SCALES}
+    return Edit(image, **given, **scales, key=texts["key"], truth=truth, group=texts["group"] or "")  # type: ignore[arg-type]
 
 
 def _scale(name: str, value: Any) -> float | None:
@@ -133,30 +164,36 @@ def _scale(name: str, value: Any) -> float | None:
     return real(name, value)
 
 
-def keyed(edits: Iterable[Edit]) -> tuple[Files, dict[str, dict[str, Any]]]:
-    """((key, path) of each edit, its further fields by key).
+def keyed(edits: Iterable[Edit]) -> dict[str, Edit]:
+    """The edits by their keys, sorted.
 
-    The key of an image's first edit is its name; of further ones with their number, `photo-2.png`.
+    The key of an image's first edit is its name; of further ones with their number, `photo-2.png`;
+    but a row may have a key of its own.
 
     Raises:
         ValueError: two edits would have one key.
     """
     edits = list(edits)
     names = _names(edit.image for edit in edits)
-    own = [name for name in SCALES if any(getattr(edit, name) is not None for edit in edits)]
-    files: Files = []
-    fields: dict[str, dict[str, Any]] = {}
+    found: dict[str, Edit] = {}
     counts: dict[Path, int] = {}
     for edit in edits:
-        counts[edit.image] = number = counts.get(edit.image, 0) + 1
-        name = PurePosixPath(names[edit.image])
-        key = name.as_posix() if number == 1 else str(name.with_stem(f"{name.stem}-{number}"))
-        if key in fields:
+        key = edit.key
+        if key is None:
+            counts[edit.image] = number = counts.get(edit.image, 0) + 1
+            name = PurePosixPath(names[edit.image])
+            key = name.as_posix() if number == 1 else str(name.with_stem(f"{name.stem}-{number}"))
+        if key in found:
             raise BadValue("source", f"source: two edits would be called {printable(key)}")
-        files.append((key, edit.image))
-        texts = {"source_text": edit.source_text, "target_text": edit.target_text}
-        fields[key] = {**texts, **{name: getattr(edit, name) for name in own}}
-    return files, fields
+        found[key] = edit
+    return dict(sorted(found.items()))
+
+
+def fields_of(edits: Mapping[str, Edit]) -> dict[str, dict[str, Any]]:
+    """What batches have of each edit beside its image, by key; of each the same."""
+    own = [n for n in SCALES if any(getattr(edit, n) is not None for edit in edits.values())]
+    names = ("source_text", "target_text", *own)
+    return {key: {name: getattr(edit, name) for name in names} for key, edit in edits.items()}
 
 
 def _names(images: Iterable[Path]) -> dict[Path, str]:

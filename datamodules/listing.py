@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -98,6 +98,37 @@ def _find(source: str) -> Files:
         for file in found
         if is_image_name(file) and file.is_file()
     )
+
+
+def counterparts(keys: Sequence[str], folder: str, argument: str) -> dict[str, Path]:
+    """The file that belongs to each image, such as its mask: that of its path, with any suffix.
+
+    Args:
+        keys: of the images.
+        folder: below which the files lie.
+        argument: what errors are about.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no file for an image.
+        ValueError: there are two files for an image.
+    """
+    if not Path(folder).is_dir():
+        raise MissingFile(argument, f"{argument}: no such folder {folder}")
+    found: dict[str, Path] = {}
+    for key, path in list_images(folder):
+        name = _bare(key)
+        if name in found:
+            raise BadValue(argument, f"{argument}: {found[name]} and {path} are of the same image")
+        found[name] = path
+    lacking = [key for key in keys if _bare(key) not in found]
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise MissingFile(argument, f"{argument}: {folder} has none for {lacking[0]}{more}")
+    return {key: found[_bare(key)] for key in keys}
+
+
+def _bare(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix(""))
 
 
 def walk(root: Path) -> Iterator[Path]:

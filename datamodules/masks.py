@@ -1,7 +1,6 @@
 """Masks of images: where each may change."""
 
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,37 +9,11 @@ from PIL import ImageOps
 from torch import Tensor
 
 from cyclelight.diffusion.pixels import FitMode, digest, fit_square
-from cyclelight.errors import BadValue, MissingFile
+from cyclelight.errors import BadValue
 from datamodules.items import Item
-from datamodules.listing import Files, list_images
+from datamodules.listing import Files
 from datamodules.reading import OnError, read_image
 from datamodules.square_images import SquareImages
-
-
-def masks_of(keys: Sequence[str], folder: str) -> dict[str, Path]:
-    """The file of each image's mask: that of its path, with any suffix, below `folder`.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no mask for an image.
-        ValueError: there are two masks for an image.
-    """
-    if not Path(folder).is_dir():
-        raise MissingFile("masks", f"masks: no such folder {folder}")
-    found: dict[str, Path] = {}
-    for key, path in list_images(folder):
-        name = _bare(key)
-        if name in found:
-            raise BadValue("masks", f"masks: {found[name]} and {path} are of the same image")
-        found[name] = path
-    lacking = [key for key in keys if _bare(key) not in found]
-    if lacking:
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise MissingFile("masks", f"masks: {folder} has none for {lacking[0]}{more}")
-    return {key: found[_bare(key)] for key in keys}
-
-
-def _bare(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
 
 
 def read_mask(path: Path, resolution: int, mode: FitMode) -> Tensor:

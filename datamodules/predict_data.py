@@ -34,6 +34,10 @@ class PredictData(LightningDataModule, ABC):
     """What can be made: `SquareImages` where there are sources; known after `setup`."""
     reference_images: SquareImages | None = None
     """Real images of what is made, to judge it by, if there are any; known after `setup`."""
+    truths: SquareImages | None = None
+    """What each image should be, by its key, if that is known; after `setup`."""
+    candidates: SquareImages | None = None
+    """The images among which the truth of each is looked for, if any; known after `setup`."""
     channels: int = 3
     """C, as which images are read: 3 for RGB, or 1 for grey; `setup` sets it before `load`."""
 

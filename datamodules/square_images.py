@@ -118,6 +118,12 @@ class SquareImages(Items):
             return self._pixels[index]
         return read_square(self.files[index][1], self.resolution, self.fit_mode, self.channels)
 
+    def all_pixels(self) -> Tensor:
+        """Those of all images: (N, R, R, C), uint8."""
+        if self._pixels is not None:
+            return self._pixels
+        return torch.stack([self.pixels(index) for index in range(len(self))])
+
     def __getitem__(self, index: int) -> Item:
         image, path = self.pixels(index), str(self.files[index][1])
         return {**super().__getitem__(index), "image": image, "path": path}

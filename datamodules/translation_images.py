@@ -1,11 +1,12 @@
 """The images to translate: a file, a folder or a pattern."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from cyclelight.diffusion.pixels import FitMode
+from cyclelight.diffusion.pixels import FitMode, digest
 from cyclelight.errors import BadValue, MissingFile
-from datamodules.listing import Files, find_images, list_images
-from datamodules.masks import MaskedImages, masks_of
+from datamodules.listing import Files, counterparts, find_images, list_images
+from datamodules.masks import MaskedImages
 from datamodules.predict_data import PredictData
 from datamodules.reading import OnError, check_loading
 from datamodules.square_images import SquareImages
@@ -32,9 +33,13 @@ class TranslationImages(PredictData):
         on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
         masks: folder of masks, each with the path of its image and any suffix: only where a mask is
             light may the image change. Batches then have `mask`, (B, R, R), bool.
+        truth: folder of the right results, where they exist, each with the path of its image and
+            any suffix: how near the images come to them is told.
+        candidates: folder of images, the right results among them: it is told for how many images
+            none of them is nearer than the truth.
 
     Raises:
-        FileNotFoundError: `source`, `reference` or `masks` does not exist, or lacks a mask.
+        FileNotFoundError: a folder does not exist, or lacks a mask or a truth.
         ValueError: an argument is out of range, or there are no images.
     """
 
@@ -47,17 +52,22 @@ class TranslationImages(PredictData):
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
         masks: str | None = None,
+        truth: str | None = None,
+        candidates: str | None = None,
     ) -> None:
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
         self.files = self.find(source)
-        if reference is not None and not Path(reference).is_dir():
-            raise MissingFile("reference", f"reference: no such folder {reference}")
-        self.reference_files = list_images(reference) if reference is not None else []
-        if reference is not None and not self.reference_files:
-            raise BadValue("reference", f"reference: no images in {reference}")
+        self.reference_files = _folder("reference", reference)
         self.source, self.reference, self.masks = source, reference, masks
-        self.mask_files = {} if masks is None else masks_of(self.keys, masks)
+        self.mask_files = {} if masks is None else counterparts(self.keys, masks, "masks")
+        self.truth_files = self.find_truths(truth)
+        if candidates is not None and not self.truth_files:
+            told = "candidates: the truth is looked for among them: give `truth`, too"
+            raise BadValue("candidates", told)
+        self.candidate_files = _folder("candidates", candidates)
+        self.read_candidates: Callable[[int], SquareImages] = self._read_candidates
+        """Gives the candidates as squares of that side; several runs may share them."""
         self.batch_size, self.num_workers = batch_size, num_workers
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
@@ -65,6 +75,10 @@ class TranslationImages(PredictData):
     def find(self, source: str) -> Files:
         """(key, path) of the images, sorted by key; errors as `find_images`."""
         return find_images(source)
+
+    def find_truths(self, truth: str | None) -> dict[str, Path]:
+        """The file of each image's truth, by key; none where nothing is known of it."""
+        return {} if truth is None else counterparts(self.keys, truth, "truth")
 
     @property
     def keys(self) -> list[str]:
@@ -104,6 +118,23 @@ class TranslationImages(PredictData):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
         if self.reference_files:
             self.reference_images = self._squares(self.reference_files, resolution)
+        if self.truth_files:
+            self._load_truths(resolution)
+
+    def _load_truths(self, resolution: int) -> None:
+        files = [(key, self.truth_files[key]) for key in self.loaded.keys]
+        self.truths = SquareImages(
+            files, resolution, self.fit_mode, keep=False, hint="", channels=self.channels
+        )
+        if not self.candidate_files:
+            return
+        self.candidates = self.read_candidates(resolution)
+        check_among(self.truths, self.candidates)
+
+    def _read_candidates(self, resolution: int) -> SquareImages:
+        return SquareImages(
+            self.candidate_files, resolution, self.fit_mode, hint="", channels=self.channels
+        )
 
     def _squares(self, files: Files, resolution: int) -> SquareImages:
         return SquareImages(
@@ -114,3 +145,24 @@ class TranslationImages(PredictData):
             keep=False,
             channels=self.channels,
         )
+
+
+def check_among(truths: SquareImages, candidates: SquareImages) -> None:
+    """Raises ValueError unless each truth is one of the candidates, pixel by pixel."""
+    known = {digest(candidates.pixels(index)) for index in range(len(candidates))}
+    for index, (key, path) in enumerate(truths.files):
+        if digest(truths.pixels(index)) not in known:
+            told = f"candidates: the truth of {key}, {path}, is none of them"
+            raise BadValue("candidates", told)
+
+
+def _folder(argument: str, folder: str | None) -> Files:
+    """The images of a folder; none of None."""
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        raise MissingFile(argument, f"{argument}: no such folder {folder}")
+    files = list_images(folder)
+    if not files:
+        raise BadValue(argument, f"{argument}: no images in {folder}")
+    return files

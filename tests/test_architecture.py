@@ -26,12 +26,12 @@ ORDER = """
     methods: sdedit cyclediffusion edit_friendly ddcm flowedit translate
     text: load clip
     metrics: * columns feature_network weights realism clean_fid features edits
-    metrics: faithfulness protocol figures judge gather success paired
+    metrics: faithfulness protocol figure_kinds figures judge gather success paired
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report markup page
-    runs: sharding timing cost comparison comparison_cell comparison_table comparison_curves
-    runs: comparison_page
+    runs: sharding timing cost comparison comparison_cell comparison_lines comparison_table
+    runs: comparison_curves comparison_page
     datamodules: listing colours matching
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching loaded
@@ -49,7 +49,8 @@ ORDER = """
     commands: fit validate test predict guide edit evaluate_files evaluate atlas analyze benchmark
     commands: quickstart_page quickstart_survey quickstart inspect import_ export push completion
     commands: weights
-    commands: comparison_plan compare
+    commands: comparison_files comparison_shape comparison_plan comparison_words comparison_runs
+    commands: compare
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

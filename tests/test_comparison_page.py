@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cyclelight.methods.sdedit import SDEdit
-from cyclelight.metrics.figures import Score
+from cyclelight.metrics.figure_kinds import Score
 from cyclelight.runs.comparison import Setting
 from cyclelight.runs.comparison_cell import Result
 from cyclelight.runs.comparison_curves import curves_of, draw_curves

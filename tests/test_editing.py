@@ -296,9 +296,9 @@ def test_edits_of_one_image_have_keys_of_their_own(photos: Path) -> None:
     table = photos / "t.csv"
     lines = [f"{image},s,{target}" for image, target in rows]
     table.write_text("\n".join(["image,source_text,target_text", *lines]))
-    files, fields = keyed(read_edits(table))
-    assert [key for key, _ in files] == ["a.png", "b.png", "a-2.png", "a-3.png"]
-    assert fields["a-3.png"]["target_text"] == "z"
+    edits = keyed(read_edits(table))
+    assert list(edits) == ["a-2.png", "a-3.png", "a.png", "b.png"]
+    assert edits["a-3.png"].target_text == "z"
     Image.new("RGB", (4, 4)).save(photos / "a-2.png")
     table.write_text(table.read_text() + "\na-2.png,s,t")
     with pytest.raises(ValueError, match=r"two edits would be called a-2.png"):

@@ -19,7 +19,8 @@ from tiny import R, make_run, predict_words
 
 from cyclelight.cli import main
 from cyclelight.metrics.columns import Columns
-from cyclelight.metrics.figures import FIGURES, ImageFigure
+from cyclelight.metrics.figure_kinds import ImageFigure
+from cyclelight.metrics.figures import FIGURES
 from cyclelight.metrics.judge import score
 from cyclelight.metrics.protocol import protocol_of
 from datamodules.matching import match

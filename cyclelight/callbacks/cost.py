@@ -15,8 +15,9 @@ from cyclelight.runs.cost import Cost
 class CostMeter(Callback):
     """Adds up what each batch costs, also over several sittings.
 
-    A call of a network is counted for each state that it gets, in the module's `networks`: domains'
-    denoisers, and what networks a method has beside them. For one process.
+    A call of a network is counted for each state that it gets, in the module's `networks`: the
+    denoisers of domains or of a text model, and what networks a method has beside them. For one
+    process.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class CostMeter(Callback):
         networks = getattr(pl_module, "networks", None)
         assert isinstance(networks, nn.ModuleDict), "the module lists its networks"
         for name, network in networks.items():
-            domain = name in ("source", "target")
+            domain = name in ("source", "target", "model")
             self._hooks.append(_entry(network, domain=domain).register_forward_pre_hook(self._see))
 
     def _see(self, network: nn.Module, args: tuple[Any, ...]) -> None:

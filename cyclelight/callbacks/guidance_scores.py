@@ -15,7 +15,7 @@ from cyclelight.callbacks.traces import Guides, TraceFolder
 from cyclelight.errors import BadValue, MissingFile
 from cyclelight.metrics.feature_network import FeatureNetwork
 from cyclelight.metrics.features import feature_network
-from cyclelight.metrics.figures import Score
+from cyclelight.metrics.figure_kinds import Score
 from cyclelight.metrics.success import classified_as, diversity, features, nearest_to
 from cyclelight.runs.plan import plan_of
 from cyclelight.runs.task import Task, task_of

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
@@ -41,7 +42,8 @@ BATCH = 32
 class TaskScores(Callback):
     """Measures a `predict` run: `metrics.json`, `metrics.csv` and a table.
 
-    Faithfulness to the source always; FID and KID if the data has a `reference`; the share of
+    Faithfulness to the source always, and nearness to the right results if the data has these (its
+    `truth` and `candidates`); FID and KID if the data has a `reference`; the share of
     images that an ImageNet classifier takes for the target, if it has one and the target is a cat,
     dog or wild animal, or if `classes` says which. The pixels judged are those that are saved.
 
@@ -99,6 +101,8 @@ class TaskScores(Callback):
             resolution=resolution,
             sources=data.sources is not None,
             clip=self.clip,
+            truth=data.truths is not None,
+            candidates=None if data.candidates is None else data.candidates.all_pixels(),
         )
         if self.clip is not None:
             check_texts(self.clip, data.loaded)
@@ -133,7 +137,9 @@ class TaskScores(Callback):
             return own["source_text"], own["target_text"]
 
         told = texts if self.clip is not None else None
-        self._seen = self.judge.look(groups, keys, made, of_sources, device, told)
+        truths = predict_data(trainer).truths
+        right = truths.pixels if truths is not None else None
+        self._seen = self.judge.look(groups, keys, made, of_sources, device, told, right)
 
     def on_predict_batch_end(
         self,
@@ -149,7 +155,12 @@ class TaskScores(Callback):
             texts = None
             if self.clip is not None:
                 texts = batch["source_text"], batch["target_text"]
-            self._seen.add(batch["key"], self.judge(outputs, batch.get("image"), texts))
+            truths = predict_data(trainer).truths
+            right = None
+            if truths is not None:
+                right = torch.stack([truths.pixels_of(key) for key in batch["key"]]).to(outputs)
+            judged = self.judge(outputs, batch.get("image"), texts, right)
+            self._seen.add(batch["key"], judged)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""

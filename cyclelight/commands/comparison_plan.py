@@ -1,6 +1,6 @@
 """What `lightning compare` is going to run, all of it checked before any network is loaded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -11,21 +11,28 @@ import torch
 from jsonargparse import Namespace
 
 from cyclelight.chains.engine import best_precision, dtype_of
-from cyclelight.commands.evaluate_files import common_shape
-from cyclelight.domains.domain import Domain
-from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
-from cyclelight.errors import BadValue, MissingFile, at_least, one_of
+from cyclelight.commands.comparison_files import (
+    choose,
+    edits_of,
+    reference_of,
+    stamps,
+    theirs_of,
+    truths_of,
+)
+from cyclelight.commands.comparison_shape import edit_ends, shape_of, translation_ends
+from cyclelight.domains.folder import check_domain_path, fingerprint
+from cyclelight.errors import BadValue, at_least, one_of
 from cyclelight.files import check_no_file, read_json
-from cyclelight.methods.base import Role
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.protocol import MetricProtocol, protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.comparison import Setting, settings_of
 from cyclelight.runs.comparison_cell import CELL, Cell
-from datamodules.listing import Files, find_images, list_images
-from datamodules.matching import match
+from cyclelight.text.load import check_model_path, fingerprint_of
+from datamodules.edit_rows import Edit, fields_of
+from datamodules.listing import Files, find_images
 
-SOURCES, CELLS = "sources", "cells"
+SOURCES, EDITS, CELLS = "sources", "edits.json", "cells"
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,12 @@ class Comparison:
     Args:
         root: the output folder.
         options: the settings of the command.
-        files: the sources, chosen by their keys.
+        found: all sources.
+        files: those of them that are chosen by their keys.
+        edits: the rows of the table, by those keys; none where domains are translated.
         reference: real images of the target; may be empty.
+        truths: the right result of each source, in their order; empty where they are not known.
+        candidates: among what those are looked for; may be empty.
         protocol: how sets are compared.
         classes: whose share of the images is told, if any.
         resolution: side of all images in pixels.
@@ -49,8 +60,12 @@ class Comparison:
 
     root: Path
     options: Namespace
+    found: Files
     files: Files
+    edits: Mapping[str, Edit]
     reference: Files
+    truths: Files
+    candidates: Files
     protocol: MetricProtocol
     classes: str | None
     resolution: int
@@ -66,10 +81,20 @@ class Comparison:
         return [key for key, _ in self.files]
 
     @property
+    def groups(self) -> dict[str, set[str]]:
+        """The keys of the edits of each group, by its name; none where the table has none."""
+        found: dict[str, set[str]] = {}
+        for key, edit in self.edits.items():
+            for name in edit.groups:
+                found.setdefault(name, set()).add(key)
+        return dict(sorted(found.items()))
+
+    @property
     def title(self) -> str:
         """What is compared, in a line."""
         data = self.options.data
-        total = f"{len(self.files)} images of {Path(data.source).name}"
+        kind = "edits" if self.edits else "images"
+        total = f"{len(self.files)} {kind} of {Path(data.source).name}"
         real = f", against {len(self.reference)} real ones" if self.reference else ""
         seeds = ", ".join(map(str, self.options.seeds))
         return f"{total}{real}; protocol {self.protocol.name}; seeds {seeds}"
@@ -84,31 +109,44 @@ def plan(options: Namespace) -> Comparison:
     """
     data, root = options.data, Path(options.output)
     _check(options, root)
-    files = choose(find_images(data.source), data.n, data.skip, data.order_seed)
-    reference = _reference(data.reference)
+    table = edits_of(data) if options.model is not None else {}
+    found = [(key, edit.image) for key, edit in table.items()] or find_images(data.source)
+    files = choose(found, data.n, data.skip, data.order_seed)
+    edits = {key: table[key] for key, _ in files if key in table}
+    reference, (truths, candidates) = reference_of(data.reference), truths_of(data, files, edits)
     protocol = protocol_of(options.protocol, options.network)
-    settings, missing = settings_of(options.rows, options.classifier)
+    settings, missing = settings_of(options.rows, options.classifier, edits=bool(edits))
     notes = [f"{name} is left out: {reason}" for name, reason in missing.items()]
     if not settings:
         raise BadValue("rows", "; ".join(["rows: there is nothing to compare", *notes]))
     baseline = options.baseline
     if baseline is not None and baseline.partition(", ")[0] not in missing:
         one_of([setting.label for setting in settings], baseline=baseline)
-    (resolution, channels), names = _shape(settings, _domains(options), options, files)
+    ends = edit_ends(options, edits) if edits else translation_ends(options)
+    keys = [key for key, _ in files]
+    (resolution, channels), names = shape_of(settings, ends, found, keys)
     classes = options.classes
     if classes is None and reference and len(names) == 1:
         classes = next((name for name in names if name in IMAGENET_CLASSES), None)
     best = best_precision(device_of(options))
     precision = options.precision or _kept_precision(root) or best
-    judged = (protocol, options.weights, classes, _stamps(files), _stamps(reference))
-    cells = list(_cells(root, options, settings, precision, judged, [key for key, _ in files]))
+    known = [stamps(some) for some in (files, reference, truths, candidates) if some]
+    judged = (protocol, options.weights, classes, *known)
+    if edits:
+        judged = (*judged, options.clip, fields_of(edits))
+    made = {s.label: stamps(theirs_of(s, found, keys)) for s in settings if s.theirs is not None}
+    cells = list(_cells(root, options, settings, precision, judged, made))
     for cell in cells:
         cell.check()
     return Comparison(
         root=root,
         options=options,
+        found=found,
         files=files,
+        edits=edits,
         reference=reference,
+        truths=truths,
+        candidates=candidates,
         protocol=protocol,
         classes=classes,
         resolution=resolution,
@@ -120,35 +158,17 @@ def plan(options: Namespace) -> Comparison:
     )
 
 
-def choose(files: Files, n: int | None, skip: int = 0, seed: int = 0) -> Files:
-    """Some of the files, by their keys: of a seeded order, `n` after the first `skip`.
-
-    With the same seed, a larger `n` has all of a smaller one's, and what is skipped is what an `n`
-    of that size has.
-
-    Raises:
-        ValueError: there are not as many.
-    """
-    at_least(0, **{"data.skip": skip})
-    if n is not None:
-        at_least(1, **{"data.n": n})
-    wanted = len(files) - skip if n is None else n
-    if not 0 < wanted <= len(files) - skip:
-        told = f"{wanted} of {len(files)} images are not there" + f" after {skip}" * bool(skip)
-        raise BadValue("data.n", f"data.n: {told}")
-
-    def place(file: tuple[str, Path]) -> bytes:
-        return blake2b(f"{seed} {file[0]}".encode(errors="surrogateescape")).digest()
-
-    return sorted(sorted(files, key=place)[skip : skip + wanted])
-
-
 def _check(options: Namespace, root: Path) -> None:
     check_no_file(root)
     data = options.data
     if Path(data.source).is_dir() and root.resolve().is_relative_to(Path(data.source).resolve()):
         raise BadValue("output", f"output: {root} lies in the folder of the sources {data.source}")
     at_least(1, **{"data.batch_size": data.batch_size})
+    for name in ("source", "target", "classifier") if options.model is not None else ():
+        if options[name] is not None:
+            raise BadValue(name, f"{name}: edits by a model have none: give `model` or `{name}`")
+    if options.model is None and options.clip is not None:
+        raise BadValue("clip", "clip judges edits by their texts: give `model` and a table, too")
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise BadValue("seeds", f"seeds must be different integers, at least one: {options.seeds}")
     if options.precision is not None:
@@ -163,81 +183,6 @@ def _check(options: Namespace, root: Path) -> None:
 def device_of(options: Namespace) -> str:
     """Where networks run."""
     return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _reference(folder: str | None) -> Files:
-    if folder is None:
-        return []
-    if not Path(folder).is_dir():
-        raise MissingFile("data.reference", f"data.reference: no such folder {folder}")
-    files = list_images(folder)
-    if len(files) < 2:
-        raise BadValue("data.reference", f"data.reference: 2 images are needed in {folder}")
-    return files
-
-
-def _domains(options: Namespace) -> dict[Role, Domain | None]:
-    """Both domains without weights, or what there is of them."""
-    paths: dict[Role, str | None] = {"source": options.source, "target": options.target}
-    return {
-        role: None if path is None else load_domain(check_domain_path(path, role), device="meta")
-        for role, path in paths.items()
-    }
-
-
-def _shape(
-    settings: list[Setting], domains: Mapping[Role, Domain | None], options: Namespace, files: Files
-) -> tuple[tuple[int, int], set[str]]:
-    """((the side of all images in pixels, their channels), the names of what methods make).
-
-    Those of other programs are judged in the channels of the methods, if there are any.
-
-    Raises:
-        ValueError: rows are of different sizes, or one does not fit the domains or sources.
-    """
-    sides, names = dict[str, int](), set[str]()
-    ours, theirs = dict[str, int](), set[int]()
-    for setting in settings:
-        try:
-            if setting.method is not None:
-                ends = setting.method.ends(setting.method.choose(domains))
-                sides[setting.label] = ends[0].resolution
-                ours[setting.label] = ends[0].channels
-                names.add(ends[-1].name)
-            else:
-                pairs = theirs_of(setting, options.data.source, [key for key, _ in files])
-                side, channels = common_shape([path for _, path in pairs])
-                sides[setting.label] = side
-                theirs.add(channels)
-        except ValueError as error:
-            reason = str(error).removeprefix("--translated: ")
-            raise BadValue("rows", f"rows.{setting.row}: {reason}") from error
-    first = settings[0].label
-    for label, side in sides.items():
-        if side != sides[first]:
-            raise BadValue(
-                "rows",
-                f"rows: the images of {first} have {sides[first]} pixels a side, those of {label} "
-                f"{side}: rows are compared at one size",
-            )
-    if len(set(ours.values())) > 1:
-        told = ", ".join(f"{label} {channels}" for label, channels in ours.items())
-        raise BadValue("rows", f"rows: they are of different channels: {told}")
-    return (sides[first], max(ours.values() or theirs)), names
-
-
-def theirs_of(setting: Setting, source: str, keys: Sequence[str]) -> Files:
-    """(key of the source, translation) of what another program has made of these sources.
-
-    Raises:
-        ValueError: one is missing, or a translation has no source or several.
-    """
-    assert setting.theirs is not None
-    made = {key: path for key, path, _ in match(list_images(setting.theirs), find_images(source))}
-    missing = [key for key in keys if key not in made]
-    if missing:
-        raise ValueError(f"{setting.theirs} has no translation of {missing[0]}")
-    return [(key, made[key]) for key in keys]
 
 
 def _kept_precision(root: Path) -> str | None:
@@ -255,32 +200,32 @@ def _cells(
     settings: list[Setting],
     precision: str,
     judged: tuple[Any, ...],
-    keys: Sequence[str],
+    made: Mapping[str, Any],
 ) -> Iterator[Cell]:
-    """Of all lines with the first seed, then with the next one."""
-    weights = cache(fingerprint)
+    """Of all lines with the first seed, then with the next one.
+
+    Args:
+        made: by the label, the stamps of what other programs have made.
+    """
+    weights, of_model = cache(fingerprint), cache(fingerprint_of)
     for seed in options.seeds:
         for setting in settings:
             folder = comparison_root / CELLS / setting.folder
             asked = {**setting.describe(), "fit_mode": options.data.fit_mode}
             if setting.method is None:
                 if seed == options.seeds[0]:
-                    stamps = _stamps(theirs_of(setting, options.data.source, keys))
-                    yield Cell(setting, None, folder / "theirs", asked, {}, _digest(judged, stamps))
+                    digest = _digest(judged, made[setting.label])
+                    yield Cell(setting, None, folder / "theirs", asked, {}, digest)
                 continue
             made_by = dict(setting.method.made_by())
-            for role in setting.method.needs:
+            if options.model is not None:
+                made_by["model"] = of_model(check_model_path(options.model))
+            for role in () if options.model is not None else setting.method.needs:
                 made_by[role] = weights(check_domain_path(options[role], role))
             # Where weights lie may change: it is known which they are.
             asked = {name: value for name, value in asked.items() if name not in made_by}
             asked |= {"seed": seed, "precision": precision}
             yield Cell(setting, seed, folder / f"seed_{seed}", asked, made_by, _digest(judged))
-
-
-def _stamps(files: Files) -> list[tuple[str, int, int]]:
-    """What tells whether files have changed."""
-    stats = [(key, path.stat()) for key, path in files]
-    return [(key, stat.st_size, stat.st_mtime_ns) for key, stat in stats]
 
 
 def _digest(*parts: Any) -> str:

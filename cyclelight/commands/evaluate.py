@@ -1,7 +1,8 @@
 """`cyclelight evaluate`: the figures of `predict` over folders made by any program."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ from cyclelight.runs.comparison_page import Made, worst_first, write_report
 from cyclelight.runs.comparison_table import Table
 from cyclelight.runs.page import Pair, write_page
 from cyclelight.runs.report import Report
-from datamodules.listing import Files, find_images, list_images
+from datamodules.listing import Files, counterparts, find_images, list_images
 from datamodules.matching import match
 from datamodules.order import groups_of
 from datamodules.square_images import SquareImages
+from datamodules.translation_images import check_among
 
 TABLES = ("text", "markdown", "latex")
 
@@ -53,6 +55,8 @@ def _parser() -> ArgumentParser:
         "all of them are grey files. Several times for several methods.",
     )
     add("--reference", type=str | None, help="Folder of real images of the target, for FID, KID.")
+    add("--truth", type=str | None, help="Folder of the right results, named as their sources.")
+    add("--candidates", type=str | None, help="Folder of images among which truths are looked for.")
     add("--output", type=str | None, help="Folder for the figures and a page of the images.")
     add("--table", type=str, default="text", help=f"What is printed: {', '.join(TABLES)}.")
     add("--protocol", type=str, default="default", help="default, cyclediffusion or egsde.")
@@ -91,7 +95,12 @@ def evaluate(args: list[str]) -> int:
         chosen = {name: [t for t in some if t[0] in kept] for name, some in triples.items()}
         paths = [path for some in chosen.values() for _, path, _ in some]
         resolution, channels = common_shape(paths)
-        judge = _judge(options, resolution)
+
+        def read(files: Files, fit_mode: FitMode) -> SquareImages:
+            return SquareImages(files, resolution, fit_mode, hint="", channels=channels)
+
+        truths, candidates = _truths(options, keys, read)
+        judge = _judge(options, resolution, truths, candidates)
     judge.to(options.device)
     if len(folders) > 1:
         judge.remembered = {}  # All have the same sources.
@@ -99,19 +108,17 @@ def evaluate(args: list[str]) -> int:
         told = f"{len(untranslated)} of {len(found)} sources, such as {untranslated[0]}"
         judge.notes.append(f"not judged, as there is no translation: {told}")
 
-    def read(files: Files, fit_mode: FitMode) -> SquareImages:
-        return SquareImages(files, resolution, fit_mode, hint="", channels=channels)
-
     some = next(iter(chosen.values()))
     sources = read([(key, path) for key, _, path in some], options.fit_mode)
     reference = Columns()
     if options.reference is not None:
         real = read(list_images(options.reference), options.fit_mode)
         reference = _look(judge, real, None, options, "reference")
+    known = sources, truths
     methods = {}
     for name, files in chosen.items():
         images = read([(key, path) for key, path, _ in files], "crop")
-        seen = _look(judge, images, sources, options, name)
+        seen = _look(judge, images, known, options, name)
         report = Report.of(seen, reference, judge, protocol, options.classes, asked=True)
         methods[name] = Judged(folders[name], images, report)
     _tell(methods, sources, options)
@@ -153,29 +160,64 @@ def _check(options: Namespace, folders: Mapping[str, Path]) -> None:
         raise ValueError(f"--device: {first_line(error)}") from error
 
 
-def _judge(options: Namespace, resolution: int) -> Judge:
-    """Who judges: without the weights of the protocol's network, faithfulness alone."""
+def _truths(
+    options: Namespace, keys: list[str], read: Callable[[Files, FitMode], SquareImages]
+) -> tuple[SquareImages | None, SquareImages | None]:
+    """What each translation should be, and among what that is looked for, as far as it is known."""
+    if options.truth is None:
+        if options.candidates is not None:
+            raise ValueError("--candidates: truths are looked for among them: give --truth, too")
+        return None, None
+    files = counterparts(keys, options.truth, "--truth")
+    truths = read(list(files.items()), options.fit_mode)
+    if options.candidates is None:
+        return truths, None
+    if not Path(options.candidates).is_dir():
+        raise ValueError(f"--candidates: no such folder {options.candidates}")
+    candidates = read(list_images(options.candidates), options.fit_mode)
+    check_among(truths, candidates)
+    return truths, candidates
+
+
+def _judge(
+    options: Namespace,
+    resolution: int,
+    truths: SquareImages | None,
+    candidates: SquareImages | None,
+) -> Judge:
+    """Who judges: without the weights of the protocol's network, all but realism."""
     protocol = protocol_of(options.protocol, options.network)
     realism = options.reference is not None or options.classes is not None
+    make = partial(
+        Judge,
+        resolution=resolution,
+        truth=truths is not None,
+        candidates=None if candidates is None else candidates.all_pixels(),
+    )
     try:
-        return Judge(protocol if realism else None, options.weights, resolution=resolution)
+        return make(protocol if realism else None, options.weights)
     except FileNotFoundError as error:
         if options.weights is not None:
             raise
-        judge = Judge(None, resolution=resolution)
+        judge = make(None)
         judge.notes.append(f"no FID, no KID, no class rate: {error}")
         return judge
 
 
 def _look(
-    judge: Judge, images: SquareImages, sources: SquareImages | None, options: Namespace, label: str
+    judge: Judge,
+    images: SquareImages,
+    known: tuple[SquareImages, SquareImages | None] | None,
+    options: Namespace,
+    label: str,
 ) -> Columns:
-    if sources is None and judge.network is None:
+    """The images judged; `known` are their sources and truths, if they have any."""
+    if known is None and judge.network is None:
         return Columns()
     groups = groups_of(len(images), options.batch_size)
     bar = tqdm(groups, label, unit="batch", leave=False)
-    of_sources = sources.pixels if sources is not None else None
-    return judge.look(bar, images.keys, images.pixels, of_sources, options.device)
+    sources, truths = (None if of is None else of.pixels for of in known or (None, None))
+    return judge.look(bar, images.keys, images.pixels, sources, options.device, truths=truths)
 
 
 def _tell(methods: Mapping[str, Judged], sources: SquareImages, options: Namespace) -> None:

@@ -13,7 +13,10 @@ from cyclelight.runs.folder import IMAGES, MADE_BY, RunFolder
 from cyclelight.runs.task import task_of
 from datamodules.predict_data import PredictData
 
-INDIFFERENT = ("data.batch_size", "data.num_workers", "data.on_error", "data.reference")
+INDIFFERENT = (
+    *("data.batch_size", "data.num_workers", "data.on_error"),
+    *("data.reference", "data.truth", "data.candidates"),
+)
 """Settings that may change between two runs of `predict` into one folder."""
 PATHS = ("source", "masks")
 """Of the data's settings, those that are kept by their full paths."""

@@ -1,4 +1,4 @@
-"""How much of its source an image keeps, one value per image.
+"""How near an image is to another one, its source or the right result, one value per image.
 
 The definitions are those of CycleDiffusion's program (Wu and De la Torre 2023), in float64. Images
 are uint8 (B, H, W, C), grey ones judged as of three equal channels; values are float64 (B,), on the
@@ -22,6 +22,8 @@ Backbone = Literal["alex", "vgg", "squeeze"]
 
 IDENTICAL_PSNR = 100.0
 """In dB, by convention: the mean over images must stay finite."""
+CANDIDATES = 512
+"""Of which distances are taken at a time."""
 
 
 def psnr(images: Tensor, sources: Tensor) -> Tensor:
@@ -63,6 +65,36 @@ def l2(images: Tensor, sources: Tensor) -> Tensor:
         ValueError: not two uint8 batches (B, H, W, C) of one shape.
     """
     return _difference(images, sources).square().sum((1, 2, 3)).sqrt()
+
+
+class NearestIsTruth:
+    """Whether no candidate is nearer to an image than its truth, by L2 on pixels: 1 or 0.
+
+    The truth counts as a candidate; those that look like it are it. Distances are exact.
+
+    Args:
+        candidates: uint8 (N, H, W, C).
+    """
+
+    def __init__(self, candidates: Tensor) -> None:
+        self.candidates = candidates
+
+    def __call__(self, images: Tensor, truths: Tensor) -> Tensor:
+        """uint8 (B, H, W, C) each => float64 (B,).
+
+        Raises:
+            ValueError: not two uint8 batches (B, H, W, C) of one shape.
+        """
+        _check_pair("nearest is truth", images, truths)
+        made, right = (x.flatten(1).double() for x in (images, truths))
+        distance = (made - right).square().sum(1)
+        nearest = torch.full_like(distance, torch.inf)
+        for part in torch.split(self.candidates, CANDIDATES):
+            some = part.to(made.device).flatten(1).double()
+            # |a - b|^2 of integers, which float64 holds exactly.
+            squares = made.square().sum(1)[:, None] + some.square().sum(1) - 2 * made @ some.T
+            nearest = nearest.minimum(squares.amin(1))
+        return (distance <= nearest).double()
 
 
 class Lpips(nn.Module):

@@ -1,158 +1,15 @@
 """The figures: one entry each in `FIGURES`, which files, tables and pages are made from."""
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection
 
 from torch import Tensor
 
 from cyclelight.errors import one_of
-from cyclelight.metrics.columns import Columns
-from cyclelight.metrics.edits import Seen, clip_score, directional_clip_score, source_match
-from cyclelight.metrics.faithfulness import Lpips, l2, psnr, ssim
-from cyclelight.metrics.protocol import MetricProtocol
+from cyclelight.metrics.edits import clip_score, directional_clip_score, source_match
+from cyclelight.metrics.faithfulness import Lpips, NearestIsTruth, l2, psnr, ssim
+from cyclelight.metrics.figure_kinds import ImageFigure, Score, SetFigure, Sets
 from cyclelight.metrics.realism import IMAGENET_CLASSES, Estimate, class_rate
-
-Measure = Callable[[Tensor, Tensor], Tensor]
-"""(images, sources), uint8 (B, H, W, C) each => a value of each image, (B,)."""
-TextMeasure = Callable[[Seen], Tensor]
-"""What a CLIP makes of images and texts => a value of each image, (B,)."""
-
-
-@dataclass(frozen=True)
-class ImageFigure:
-    """What is measured of each image and its source; over a run, the mean and its standard error.
-
-    Args:
-        name: of the figure.
-        make: gives the function that measures; asked for before a run.
-        protocol: what the value depends on, in a few words.
-        unit: of the value.
-        higher_is_better: the direction.
-        least_side: images below this side in pixels have no such figure.
-        better: what an image is like whose value is better, in words.
-        texts: whether it is measured of texts, too: `make` gives a `TextMeasure`.
-        of_sources: whether it is measured of the untranslated sources, too; with `texts` alone.
-    """
-
-    name: str
-    make: Callable[[], Any]
-    protocol: str = "8-bit pixels"
-    unit: str = ""
-    higher_is_better: bool = True
-    least_side: int = 1
-    better: str = "closer to the source"
-    texts: bool = False
-    of_sources: bool = False
-
-    @property
-    def hint(self) -> str:
-        """What its direction means, such as `higher is closer to the source`."""
-        return f"{'higher' if self.higher_is_better else 'lower'} is {self.better}"
-
-    def over(self, sets: "Sets") -> "Score | None":
-        """The figure over all images; None if they have none."""
-        column = sets.images.column(self.name)
-        if column is None:
-            return None
-        values, before = column.tolist(), sets.images.column(f"source {self.name}")
-        mean = math.fsum(values) / len(values)
-        spread = math.fsum((value - mean) ** 2 for value in values)
-        error = math.sqrt(spread / (len(values) - 1) / len(values)) if len(values) > 1 else None
-        return Score(
-            figure=self.name,
-            value=mean,
-            standard_error=error,
-            untranslated=None if before is None else math.fsum(before.tolist()) / len(before),
-            n=len(values),
-            protocol=f"mean over images; {f'CLIP {sets.clip}' if self.texts else self.protocol}",
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-        )
-
-
-@dataclass(frozen=True)
-class SetFigure:
-    """What is measured of all images together.
-
-    Args:
-        name: of the figure.
-        over: gives it of the sets; None where they do not allow it.
-    """
-
-    name: str
-    over: Callable[["Sets"], "Score | None"]
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What is known of a run's images, put in the order of their keys.
-
-    Args:
-        images: see `Judge`; of each its features as `row`, its class as `label`, those of its
-            source, and its own figures by name.
-        reference: `row` and `label` of each real image of the target; may be empty.
-        protocol: how sets are compared.
-        classes: the domain of `IMAGENET_CLASSES` whose share is told, if any.
-        clip: the name of the CLIP that has seen the images, if one has.
-    """
-
-    images: Columns
-    reference: Columns
-    protocol: MetricProtocol
-    classes: str | None = None
-    clip: str = ""
-
-    def compare(
-        self, distance: Callable[[Tensor, Tensor], float], of: Literal["row", "source row"]
-    ) -> float | None:
-        """The distance of the images', or the sources', features from the reference's."""
-        rows, real = self.images.column(of), self.reference.column("row")
-        if rows is None or real is None or min(len(rows), len(real)) < 2:
-            return None
-        return distance(rows, real)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A figure over all images.
-
-    Args:
-        figure: what is measured.
-        value: of the images.
-        standard_error: of the value, where it is known.
-        real: the same figure of real images of the target: for KID of its one half against the
-            other, for a class rate of all. Nothing better can be expected.
-        untranslated: the same figure of the untranslated sources.
-        n: number of images.
-        n_reference: number of reference images, where they matter.
-        protocol: what it depends on, in a few words.
-        unit: of the value.
-        scale: what KID is multiplied by where it is printed; the numbers here are not.
-        higher_is_better: the direction.
-    """
-
-    figure: str
-    value: float
-    standard_error: float | None = None
-    real: float | None = None
-    untranslated: float | None = None
-    n: int
-    n_reference: int | None = None
-    protocol: str
-    unit: str = ""
-    scale: int = 1
-    higher_is_better: bool = True
-
-    @property
-    def label(self) -> str:
-        """The figure with its scale or unit: `KID x 100`, `PSNR (dB)`."""
-        return (
-            self.figure
-            + (f" x {self.scale}" if self.scale != 1 else "")
-            + (f" ({self.unit})" if self.unit else "")
-        )
 
 
 def classes_of(name: str) -> Collection[int]:
@@ -230,6 +87,7 @@ def _fid(sets: Sets) -> Score | None:
     )
 
 
+SSIM_PROTOCOL = "Gaussian 11 x 11, sigma 1.5, channels alone, 8-bit pixels"
 FIGURES: dict[str, ImageFigure | SetFigure] = {
     figure.name: figure
     for figure in (
@@ -237,28 +95,53 @@ FIGURES: dict[str, ImageFigure | SetFigure] = {
         SetFigure("KID", _kid),
         SetFigure("FID", _fid),
         ImageFigure(
+            "nearest is truth",
+            lambda: NearestIsTruth,
+            "no candidate nearer than the truth, L2 of 8-bit pixels",
+            better="the right one more often",
+            against="candidates",
+            of_sources=True,
+        ),
+        ImageFigure(
+            "PSNR to truth",
+            lambda: psnr,
+            unit="dB",
+            better="closer to the truth",
+            against="truth",
+            of_sources=True,
+        ),
+        ImageFigure(
+            "SSIM to truth",
+            lambda: ssim,
+            SSIM_PROTOCOL,
+            least_side=11,
+            better="closer to the truth",
+            against="truth",
+            of_sources=True,
+        ),
+        ImageFigure(
             "S_CLIP",
             lambda: clip_score,
             better="closer to the target text",
-            texts=True,
+            against="texts",
             of_sources=True,
         ),
         ImageFigure(
             "S_D-CLIP",
             lambda: directional_clip_score,
             better="changed more as the texts are",
-            texts=True,
+            against="texts",
         ),
         ImageFigure(
             "source match",
             lambda: source_match,
             better="better described by the source text",
-            texts=True,
+            against="texts",
         ),
         ImageFigure(
             "SSIM",
             lambda: ssim,
-            "Gaussian 11 x 11, sigma 1.5, channels alone, 8-bit pixels",
+            SSIM_PROTOCOL,
             least_side=11,
         ),
         ImageFigure("PSNR", lambda: psnr, unit="dB"),

@@ -18,15 +18,8 @@ from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.edits import Seen
 from cyclelight.metrics.feature_network import FeatureNetwork
 from cyclelight.metrics.features import feature_network
-from cyclelight.metrics.figures import (
-    FIGURES,
-    Measure,
-    Score,
-    Sets,
-    TextMeasure,
-    classes_of,
-    image_figures,
-)
+from cyclelight.metrics.figure_kinds import Measure, Score, Sets, TextMeasure
+from cyclelight.metrics.figures import FIGURES, classes_of, image_figures
 from cyclelight.metrics.protocol import MetricProtocol
 
 if TYPE_CHECKING:
@@ -45,6 +38,9 @@ class Judge(nn.Module):
         resolution: side of the images: some figures have a least one.
         sources: whether images have sources to be faithful to.
         clip: judges edits by their texts; None for no such figures.
+        truth: whether the right result of each image is known.
+        candidates: images among which that is looked for, uint8 (N, H, W, C); None for no such
+            figure.
 
     Raises:
         FileNotFoundError, ValueError: the network cannot be had, see `feature_network`.
@@ -58,31 +54,39 @@ class Judge(nn.Module):
         resolution: int,
         sources: bool = True,
         clip: Clip | None = None,
+        truth: bool = False,
+        candidates: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network: FeatureNetwork | None = None
         if protocol is not None:
             self.network = feature_network(protocol.network, weights)
         self.measures: dict[str, Measure] = {}
-        """What is measured of images and their sources, by the figure's name."""
+        """What is measured of images and their sources or truths, by the figure's name."""
         self.text_measures: dict[str, TextMeasure] = {}
         """What is measured of texts, too, by the figure's name."""
         self.clip = clip
         self.notes: list[str] = []
         """Why a figure is missing."""
+        known = {"source": sources, "texts": clip, "truth": truth}
+        known["candidates"] = truth and candidates is not None
         for name, figure in image_figures().items() if sources else ():
-            if figure.texts:
-                if clip is not None:
-                    self.text_measures[name] = figure.make()
+            if not known[figure.against]:
                 continue
             if resolution < figure.least_side:
                 told = f"no {name}: it needs images of {figure.least_side} pixels or more"
                 self.notes.append(told)
                 continue
             try:
-                self.measures[name] = figure.make()
+                measure = figure.make()
             except FileNotFoundError as error:
                 self.notes.append(f"no {name}: {error}")
+                continue
+            if figure.against == "texts":
+                self.text_measures[name] = measure
+            else:
+                of_candidates = figure.against == "candidates"
+                self.measures[name] = measure(candidates) if of_candidates else measure
         self.remembered: dict[bytes, dict[str, Tensor]] | None = None
         """What the network sees in batches of sources, for one who judges the same ones again and
         again; None to look anew each time."""
@@ -90,7 +94,11 @@ class Judge(nn.Module):
         self.networks = nn.ModuleList(m for m in self.measures.values() if isinstance(m, nn.Module))
 
     def forward(
-        self, images: Tensor, sources: Tensor | None = None, texts: Texts | None = None
+        self,
+        images: Tensor,
+        sources: Tensor | None = None,
+        texts: Texts | None = None,
+        truths: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """uint8 (B, H, W, C) each => what `Columns` keeps, one entry per image, on the CPU.
 
@@ -98,16 +106,28 @@ class Judge(nn.Module):
 
         With a network: `row` (B, D), `label` (B,) if it classifies, and both of the sources, as
         `source row` and `source label`. Of sources, the figures of each image by name, (B,); with a
-        CLIP and texts, those that it judges by, and of some the sources' as `source NAME`.
+        CLIP and texts, or truths, those that are judged by them; and of some the sources' as
+        `source NAME`.
         """
         columns = self._see(images)
         if sources is not None:
             seen = self._see_sources(sources)
             columns |= {f"source {name}": values for name, values in seen.items()}
-            columns |= {name: measure(images, sources) for name, measure in self.measures.items()}
+            columns |= self._measure(images, sources, truths)
             if self.clip is not None and texts is not None:
                 columns |= self._read(self.clip, images, sources, texts)
         return {name: values.cpu() for name, values in columns.items()}
+
+    def _measure(self, images: Tensor, sources: Tensor, truths: Tensor | None) -> dict[str, Tensor]:
+        columns = {}
+        for name, measure in self.measures.items():
+            figure = image_figures()[name]
+            other = sources if figure.against == "source" else truths
+            assert other is not None, "whoever knows truths gives them"
+            columns[name] = measure(images, other)
+            if figure.of_sources:
+                columns[f"source {name}"] = measure(sources, other)
+        return columns
 
     def _see(self, images: Tensor) -> dict[str, Tensor]:
         if self.network is None:
@@ -145,6 +165,7 @@ class Judge(nn.Module):
         sources: Callable[[int], Tensor] | None = None,
         device: str | torch.device = "cpu",
         texts: Callable[[int], tuple[str, str]] | None = None,
+        truths: Callable[[int], Tensor] | None = None,
     ) -> Columns:
         """Judge images by their indices.
 
@@ -156,17 +177,19 @@ class Judge(nn.Module):
             sources: gives its source.
             device: where the networks are.
             texts: gives its source's text and its own.
+            truths: gives what it should be.
         """
         columns = Columns()
         for batch in batches:
-            pixels, others = torch.stack([images(index) for index in batch]).to(device), None
-            if sources is not None:
-                others = torch.stack([sources(index) for index in batch]).to(device)
+            pixels, others, right = (
+                torch.stack([of(index) for index in batch]).to(device) if of is not None else None
+                for of in (images, sources, truths)
+            )
             told = None
             if texts is not None:
                 pairs = [texts(index) for index in batch]
                 told = [source for source, _ in pairs], [target for _, target in pairs]
-            columns.add([keys[index] for index in batch], self(pixels, others, told))
+            columns.add([keys[index] for index in batch], self(pixels, others, told, right))
         return columns
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclelight.chains.engine import Engine
 from cyclelight.diffusion.pixels import to_float
@@ -20,6 +20,7 @@ from cyclelight.runs.task import Task
 from cyclelight.text.attention import AttentionControl, watch
 from cyclelight.text.control import plan_of
 from cyclelight.text.load import check_model_path, fingerprint_of, load_text_model
+from datamodules.items import Items
 from datamodules.predict_data import predict_data
 
 
@@ -110,25 +111,22 @@ class EditingModule(Task):
         Raises:
             ValueError: a text is missing or too long, or there are masks and the method takes none.
         """
-        self._check_texts()
+        self.check_texts(predict_data(self.trainer).loaded)
         if getattr(predict_data(self.trainer), "masks", None) is not None:
             check_masks(self.method, "data.masks")
         self.model = load_text_model(self._path, resolution=self._side, tiled=self._tiled)
         self.engine.speed_up_network(self.model.denoiser, str(self.trainer.precision))
         # As sub-modules, Lightning moves these to its device.
-        for name, network in self.method.networks().items():
-            self.add_module(f"method_{name}", network)
+        self.networks = nn.ModuleDict({"model": self.model.denoiser, **self.method.networks()})
 
-    def _check_texts(self) -> None:
+    def check_texts(self, items: Items) -> None:
         """Raises ValueError, with the image's key, if a text is missing, too long or not fit."""
-        data = predict_data(self.trainer)
-        fields = data.loaded.fields
-        for key in data.loaded.keys:
+        fields = items.fields
+        for key in items.keys:
             for name in ("source_text", "target_text"):
                 text = fields.get(key, {}).get(name)
                 if text is None:
-                    kind = type(data).__name__
-                    told = f"images with texts are edited (EditImages), got {kind} without {name}"
+                    told = f"images with texts are edited (EditImages): {key} has no {name}"
                     raise ValueError(told)
                 try:
                     self._check([text])

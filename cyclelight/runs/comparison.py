@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,6 +17,8 @@ from cyclelight.methods import import_methods
 from cyclelight.methods.base import Method
 
 KEYS = ("method", "over", "theirs", "optional")
+EDIT_KEYS = ("scale", "source_scale", "control")
+"""Of rows of edits: settings of `EditingModule`."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Setting:
         point: the settings that differ among the lines of a row, in the order of `over`.
         method: how to translate; None where another program has.
         theirs: the folder of what another program has made.
+        edit: of an edit, the settings of `EditingModule` beside the method that the row gives.
     """
 
     row: str
     point: Mapping[str, Any] = field(default_factory=dict)
     method: Method | None = None
     theirs: Path | None = None
+    edit: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -51,7 +55,14 @@ class Setting:
             return {"method": "another program's"}
         kind = type(self.method)
         assert is_dataclass(self.method)
-        return {"method": f"{kind.__module__}.{kind.__qualname__}", **as_json(asdict(self.method))}
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        return {"method": name, **as_json(asdict(self.method)), **self.edit}
+
+    def method_words(self) -> dict[str, Any]:
+        """The method as a command line takes it."""
+        assert is_dataclass(self.method)
+        settings = as_json(asdict(self.method))
+        return {"class_path": self.describe()["method"], "init_args": settings}
 
     def defaults(self) -> dict[str, Any]:
         """The method's defaults, of all settings that have one."""
@@ -68,17 +79,19 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(
-    rows: Mapping[str, Any], classifier: str | None = None
+    rows: Mapping[str, Any], classifier: str | None = None, *, edits: bool = False
 ) -> tuple[list[Setting], dict[str, str]]:
     """The lines of the table, in order, and the rows that are left out, with what is not there.
 
     A row is `{method: {class_path, init_args}, over: {setting: [values]}, optional: bool}` or
     `{theirs: DIR}`. Of several settings in `over`, all combinations are lines, the last one running
     fastest. A row that is `optional` is left out if a file or folder that it names is not there.
+    Rows of edits have the settings of `EDIT_KEYS`, too, the numbers among them also in `over`.
 
     Args:
         rows: by their names, as a configuration has them.
         classifier: the folder that methods with a `classifier` get, where the row names none.
+        edits: whether rows are of text edits.
 
     Raises:
         ValueError: a row is not like that, a setting is out of range, or two lines would share a
@@ -89,9 +102,9 @@ def settings_of(
     for name, row in rows.items():
         if not isinstance(row, Mapping):
             raise BadValue("rows", f"rows.{name}: it must have a method or `theirs`, got {row!r}")
-        _check_names(row, KEYS, f"rows.{name}")
+        _check_names(row, (*KEYS, *EDIT_KEYS) if edits else KEYS, f"rows.{name}")
         try:
-            settings += _lines(str(name), row, classifier)
+            settings += _lines(str(name), row, classifier, EDIT_KEYS if edits else ())
         except FileNotFoundError as error:
             if not row.get("optional"):
                 raise
@@ -104,7 +117,9 @@ def settings_of(
     return settings, missing
 
 
-def _lines(name: str, row: Mapping[str, Any], classifier: str | None) -> Iterator[Setting]:
+def _lines(
+    name: str, row: Mapping[str, Any], classifier: str | None, of_edit: Sequence[str]
+) -> Iterator[Setting]:
     if ("method" in row) == ("theirs" in row):
         raise BadValue("rows", f"rows.{name}: it must have either a method or `theirs`")
     if "theirs" in row:
@@ -120,18 +135,21 @@ def _lines(name: str, row: Mapping[str, Any], classifier: str | None) -> Iterato
         raise BadValue("rows", f"rows.{name}.over: it must be lists of values by settings' names")
     known = [known.name for known in fields(kind)]
     _check_names(given, known, f"rows.{name}.method")
-    _check_names(over, known, f"rows.{name}.over")
+    numbers = [setting for setting in of_edit if setting != "control"]
+    _check_names(over, [*known, *numbers], f"rows.{name}.over")
     if "classifier" in known and classifier is not None:
         given = {"classifier": classifier, **given}
     for values in product(*over.values()):
         point = dict(zip(over, values, strict=True))
         try:
-            method = kind(**{**given, **point})
+            own = {n: value for n, value in point.items() if n not in of_edit}
+            method = kind(**{**given, **own})
         except FileNotFoundError as error:
             raise MissingFile("rows", f"rows.{name}.method: {error}") from error
         except ValueError as error:
             raise BadValue("rows", f"rows.{name}.method: {error}") from error
-        yield Setting(name, point, method)
+        edit = {n: value for n, value in {**row, **point}.items() if n in of_edit}
+        yield Setting(name, point, method, edit=edit)
 
 
 def _class(given: Any, place: str) -> tuple[Any, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cyclelight.errors import BadValue
 from cyclelight.files import read_json, write_json
-from cyclelight.metrics.figures import Score
+from cyclelight.metrics.figure_kinds import Score
 from cyclelight.runs.comparison import Setting
 from cyclelight.runs.cost import Cost
 from cyclelight.runs.folder import RunFolder

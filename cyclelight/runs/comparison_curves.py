@@ -1,11 +1,12 @@
-"""Realism against faithfulness: a curve for each row over its last setting, as SVG."""
+"""What was wanted against faithfulness: a curve for each row over its last setting, as SVG."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cyclelight.metrics.figures import Score
-from cyclelight.runs.comparison_table import Line, Table, Value
+from cyclelight.metrics.figure_kinds import Score
+from cyclelight.runs.comparison_lines import Line, Value
+from cyclelight.runs.comparison_table import Table
 from cyclelight.runs.markup import escaped
 
 COLOURS = (
@@ -16,6 +17,8 @@ MARKS = ("circle", "square", "triangle", "diamond")
 WIDTH, HEIGHT = 560, 400
 """Of a panel, in which the axes leave room for numbers."""
 LEFT, RIGHT, TOP, BOTTOM = 62, 24, 34, 52
+WANTED = ("KID", "FID", "S_CLIP", "S_D-CLIP", "PSNR to truth", "nearest is truth")
+"""Figures, beside class rates, of what was to be reached."""
 KEY, COLUMN = 20, 280
 """Height of a line of the key, and width of a column of it."""
 
@@ -54,14 +57,17 @@ def curves_of(table: Table) -> list[Curve]:
 
 
 def draw_curves(table: Table) -> str:
-    """An SVG of a panel for each figure of realism, by SSIM, or else by PSNR; empty without any.
+    """An SVG of panels by SSIM to the source, or else by PSNR; empty without any.
+
+    There is one for each figure of realism, and of edits one for each that says whether they are
+    what their texts, or the truth, say.
 
     The best is top right. Bars are standard deviations over seeds. Dashed lines are what real
     images reach, and what untranslated sources do.
     """
     columns = {column.figure: column for column in table.columns}
     across = columns.get("SSIM") or columns.get("PSNR")
-    up = [c for c in table.columns if c.figure.endswith(" rate") or c.figure in ("KID", "FID")]
+    up = [c for c in table.columns if c.figure.endswith(" rate") or c.figure in WANTED]
     up = [c for c in up if c.figure != "FID" or "KID" not in columns]
     curves = curves_of(table)
     if across is None or not up or not curves:
@@ -73,7 +79,7 @@ def draw_curves(table: Table) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="curves" viewBox="0 0 {width} {height}"'
         f' width="{width}" height="{height}" font-family="system-ui, sans-serif" font-size="12"'
-        f' fill="currentColor" role="img" aria-label="Realism against faithfulness">'
+        f' fill="currentColor" role="img" aria-label="What was wanted against faithfulness">'
     ]
     for index, column in enumerate(up):
         panel = _Panel(table, curves, across, column)
@@ -85,7 +91,7 @@ def draw_curves(table: Table) -> str:
 
 
 class _Panel:
-    """One figure of realism against one of faithfulness."""
+    """One figure of what was wanted against one of faithfulness."""
 
     def __init__(self, table: Table, curves: Sequence[Curve], across: Score, up: Score) -> None:
         self.curves, self.across, self.up = curves, across, up

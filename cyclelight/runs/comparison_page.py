@@ -16,9 +16,10 @@ from string import Template
 from PIL import Image
 
 from cyclelight.files import write_text
-from cyclelight.metrics.figures import Score
+from cyclelight.metrics.figure_kinds import Score
 from cyclelight.runs.comparison_curves import curves_of, draw_curves
-from cyclelight.runs.comparison_table import Line, Table
+from cyclelight.runs.comparison_lines import Line
+from cyclelight.runs.comparison_table import Table, by_group
 from cyclelight.runs.markup import escaped, image_tag
 
 MOST_BYTES, FEWEST = 16_000_000, 4
@@ -72,6 +73,7 @@ def write_report(
         legend="".join(f"<p>{escaped(note)}</p>" for note in table.legend()),
         figures=_table(*table.figure_rows()),
         differences=_differences(table),
+        groups=_groups(table),
         curves=_curves(table),
         chips=_chips(table, lines),
         lines=_options([line.label for line in lines], table.baseline),
@@ -144,6 +146,15 @@ def _differences(table: Table) -> str:
     )
 
 
+def _groups(table: Table) -> str:
+    """A table of each figure by groups."""
+    shown = [
+        f"<h3>{escaped(by_group(column))}</h3>{_table(*table.group_rows(column))}"
+        for column in table.grouped
+    ]
+    return f"<section><h2>By group</h2>{''.join(shown)}</section>" if shown else ""
+
+
 def _judged(line: Line, column: Score) -> str:
     """Whether a line is better or worse than the baseline; empty where it is not certain."""
     difference = line.differences.get(column.figure)
@@ -156,8 +167,10 @@ def _curves(table: Table) -> str:
     drawn = draw_curves(table)
     if not drawn:
         return ""
+    realism = any(c.figure in ("KID", "FID") for c in table.columns)
+    heading = f"{'Realism' if realism else 'What was wanted'} against faithfulness"
     return (
-        f'<section><h2>Realism against faithfulness</h2><div class="wide">{drawn}</div>'
+        f'<section><h2>{escaped(heading)}</h2><div class="wide">{drawn}</div>'
         "<p>The best is top right. Bars are standard deviations over seeds; numbers at the marks "
         "are the setting's.</p>"
         "</section>"

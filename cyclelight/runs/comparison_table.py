@@ -2,62 +2,28 @@
 
 import csv
 import io
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from tabulate import tabulate
 
 from cyclelight.files import write_text
-from cyclelight.metrics.figures import Score
-from cyclelight.metrics.paired import Difference, paired_difference
+from cyclelight.metrics.figure_kinds import Score
+from cyclelight.metrics.paired import Difference
 from cyclelight.runs.comparison import Setting
 from cyclelight.runs.comparison_cell import Result
-from cyclelight.runs.cost import Cost
-
-
-@dataclass(frozen=True)
-class Value:
-    """A figure over the seeds of a line: its mean, and the standard deviation of more than one."""
-
-    mean: float
-    spread: float | None = None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Value":
-        """Of the value of each seed, at least one."""
-        mean = math.fsum(values) / len(values)
-        if len(values) < 2:
-            return cls(mean)
-        squares = math.fsum((value - mean) ** 2 for value in values)
-        return cls(mean, math.sqrt(squares / (len(values) - 1)))
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the table.
-
-    Args:
-        label: what it is called.
-        setting: what was run; None for what bounds the figures.
-        figures: by name.
-        differences: of each image's figures from those of the baseline, by name; the mean, with a
-            confidence interval.
-        n: images.
-        seeds: runs.
-        calls: network calls for an image; None if not known.
-        seconds: for an image; None if not known.
-    """
-
-    label: str
-    setting: Setting | None
-    figures: Mapping[str, Value]
-    differences: Mapping[str, Difference] = field(default_factory=dict)
-    n: int = 0
-    seeds: int = 0
-    calls: float | None = None
-    seconds: float | None = None
+from cyclelight.runs.comparison_lines import (
+    ByKey,
+    Line,
+    Value,
+    bounds_of,
+    line_of,
+    per_image,
+    untouched_line,
+    within,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +37,7 @@ class Table:
         baseline: the label that differences are taken from, or None.
         title: what was compared, in a line.
         notes: what else there is to know.
+        groups: of each group of images, such as the kinds of edits, lines of its own.
     """
 
     columns: Sequence[Score]
@@ -79,6 +46,7 @@ class Table:
     baseline: str | None
     title: str
     notes: Sequence[str]
+    groups: Mapping[str, Sequence[Line]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -88,8 +56,19 @@ class Table:
         baseline: str | None,
         title: str,
         notes: Sequence[str] = (),
+        groups: Mapping[str, Collection[str]] = MappingProxyType({}),
+        untouched: ByKey = MappingProxyType({}),
     ) -> "Table":
-        """The table of what is finished: of each setting the results of its seeds, at least one."""
+        """The table of what is finished: of each setting the results of its seeds, at least one.
+
+        Args:
+            results: in the order of the lines.
+            baseline: the label of the line that differences are taken from.
+            title: what was compared.
+            notes: what else there is to know.
+            groups: the keys of the images of each group.
+            untouched: the figures of the sources as they are; of all keys, where there are groups.
+        """
         columns: dict[str, Score] = {}
         for _, some in results:
             for result in some:
@@ -97,14 +76,29 @@ class Table:
         told = dict.fromkeys(note for _, some in results for r in some for note in r.notes)
         of_baseline = next((some for s, some in results if s.label == baseline), [])
         compared = per_image(of_baseline)
-        lines = [_line(s, some, {} if s.label == baseline else compared) for s, some in results]
+        known = list(columns.values())
+
+        def lines(keys: Collection[str] | None) -> list[Line]:
+            return [
+                line_of(
+                    s,
+                    some if keys is None else [within(result, keys) for result in some],
+                    {} if s.label == baseline else _part(compared, keys),
+                )
+                for s, some in results
+            ]
+
         return cls(
-            list(columns.values()),
-            [*_bounds(list(columns.values())), *lines],
+            known,
+            [*bounds_of(known), *lines(None)],
             {name for _, some in results for r in some for of in r.images.values() for name in of},
             baseline,
             title,
             [*notes, *told],
+            {
+                name: [untouched_line(known, untouched, keys), *lines(keys)]
+                for name, keys in groups.items()
+            },
         )
 
     def write(self, folder: Path) -> None:
@@ -121,13 +115,13 @@ class Table:
         compared = [column.figure for column in self.compared]
         writer.writerow(
             [
-                *("label", "row", "settings", "n", "seeds", "calls", "seconds"),
+                *("label", "row", "settings", "group", "n", "seeds", "calls", "seconds"),
                 *(part for name in names for part in (name, f"{name} spread")),
                 *(f"{n} {part}" for n in compared for part in ("difference", "low", "high")),
             ]
         )
-        for line in self.lines:
-            row = [line.label, *_told(line.setting), line.n or "", line.seeds or ""]
+        for group, line in self._all_lines():
+            row = [line.label, *_told(line.setting), group, line.n or "", line.seeds or ""]
             row += _plain(line, "calls", "seconds")
             for name in names:
                 value = line.figures.get(name)
@@ -137,13 +131,20 @@ class Table:
             writer.writerow(row)
         return text.getvalue()
 
+    def _all_lines(self) -> Iterator[tuple[str, Line]]:
+        """(group, line); those of all images first, whose group is empty."""
+        for group, lines in {"": self.lines, **self.groups}.items():
+            yield from ((group, line) for line in lines)
+
     def as_markdown(self) -> str:
-        """The figures; below, the differences from the baseline; below that, the notes."""
+        """The figures; below, differences from the baseline, figures by groups, and notes."""
         parts = [f"**{_cell(self.title)}**", self._tabulated(*self.figure_rows(), "pipe")]
         head, rows = self.difference_rows()
         if rows:
             title = f"Differences from {self.baseline}, of each image, and their 95 % intervals:"
             parts += [_cell(title), self._tabulated(head, rows, "pipe")]
+        for column in self.grouped:
+            parts += [_cell(by_group(column)), self._tabulated(*self.group_rows(column), "pipe")]
         return "\n\n".join([*parts, *map(_cell, self.legend())]) + "\n"
 
     def as_latex(self) -> str:
@@ -156,6 +157,9 @@ class Table:
                 f"% Differences from {self.baseline}, with 95 % intervals",
                 self._tabulated(head, rows, "latex_booktabs"),
             ]
+        for column in self.grouped:
+            table = self._tabulated(*self.group_rows(column), "latex_booktabs")
+            parts += [f"% {by_group(column)}", table]
         return "\n".join(parts) + "\n"
 
     def legend(self) -> list[str]:
@@ -189,6 +193,21 @@ class Table:
             rows.append([line.label, *cells, f"{line.n}"])
         return head, rows
 
+    def group_rows(self, column: Score) -> tuple[list[str], list[list[str]]]:
+        """(head, cells) of one figure by groups, as text."""
+        head = ["", *(f"{name} (n {lines[0].n})" for name, lines in self.groups.items())]
+        every = zip(*self.groups.values(), strict=True)
+        return head, [
+            [lines[0].label, *(_value(line.figures.get(column.figure), column) for line in lines)]
+            for lines in every
+        ]
+
+    @property
+    def grouped(self) -> list[Score]:
+        """The columns that groups have."""
+        lines = [line for lines in self.groups.values() for line in lines]
+        return [c for c in self.columns if any(c.figure in line.figures for line in lines)]
+
     @property
     def compared(self) -> list[Score]:
         """The columns of the differences."""
@@ -206,55 +225,21 @@ class Table:
         return tabulate(rows, head, tablefmt=form, disable_numparse=True, colalign=align)
 
 
-def per_image(results: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """figure => key => value of single images: the mean over the seeds of a line."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for result in results:
-        for key, figures in result.images.items():
-            for name, value in figures.items():
-                found.setdefault(name, {}).setdefault(key, []).append(value)
+def by_group(column: Score) -> str:
+    """What a table of one figure by groups is called."""
+    return f"{column.label} {_arrow(column)}, by group:"
+
+
+def _part(
+    compared: Mapping[str, Mapping[str, float]], keys: Collection[str] | None
+) -> Mapping[str, Mapping[str, float]]:
+    """Those of some images; of all, if `keys` is None."""
+    if keys is None:
+        return compared
     return {
-        name: {key: math.fsum(values) / len(values) for key, values in sorted(by_key.items())}
-        for name, by_key in found.items()
+        name: {key: value for key, value in by_key.items() if key in keys}
+        for name, by_key in compared.items()
     }
-
-
-def _line(
-    setting: Setting, results: Sequence[Result], compared: Mapping[str, Mapping[str, float]]
-) -> Line:
-    names = list(dict.fromkeys(name for result in results for name in result.scores))
-    differences = {}
-    for name, mine in per_image(results).items():
-        base = compared.get(name, {})
-        known = all(map(math.isfinite, [*mine.values(), *base.values()]))
-        if base.keys() == mine.keys() and len(mine) > 1 and known:
-            differences[name] = paired_difference(list(mine.values()), [base[key] for key in mine])
-    cost = sum((result.cost for result in results), Cost())
-    return Line(
-        label=setting.label,
-        setting=setting,
-        figures={
-            name: Value.of([r.scores[name].value for r in results if name in r.scores])
-            for name in names
-        },
-        differences=differences,
-        n=max((score.n for result in results for score in result.scores.values()), default=0),
-        seeds=len(results),
-        calls=cost.calls_per_image,
-        seconds=cost.seconds_per_image,
-    )
-
-
-def _bounds(columns: Sequence[Score]) -> Iterator[Line]:
-    """What real images reach, and what untranslated sources do."""
-    for label, name, count in (
-        ("real images", "real", "n_reference"),
-        ("untranslated", "untranslated", "n"),
-    ):
-        found = [column for column in columns if getattr(column, name) is not None]
-        if found:
-            figures = {column.figure: Value(getattr(column, name)) for column in found}
-            yield Line(label, None, figures, n=getattr(found[0], count) or 0)
 
 
 def _told(setting: Setting | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from cyclelight.files import atomic, write_json
 from cyclelight.metrics.columns import Columns
-from cyclelight.metrics.figures import Score
+from cyclelight.metrics.figure_kinds import Score
 from cyclelight.metrics.judge import Judge, PerImage, score
 from cyclelight.metrics.protocol import MetricProtocol
 
