@@ -1,12 +1,13 @@
 """The images to edit, and the texts that say how."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cyclelight.errors import BadValue
 from datamodules.edit_rows import Edit, fields_of, find_table, keyed, read_edits
 from datamodules.listing import Files, find_images
+from datamodules.regions import Regions
 from datamodules.translation_images import TranslationImages
 
 
@@ -17,7 +18,8 @@ class EditImages(TranslationImages):
     JSON list of objects, such as that published with CycleDiffusion (`img_path`, `encode_text`,
     `decode_text`), or a CSV file with columns `image`, `source_text`, `target_text`; both may have
     `scale` and `source_scale`, `truth` (an image, the right result), `group` (what kind of edit it
-    is) and `key`. PIE-Bench is taken as the folder that its makers give out.
+    is) and `key`; in JSON also `mask`, where the image is to change, as PIE-Bench has it: it is
+    judged by that. PIE-Bench is taken as the folder that its makers give out.
 
     The key of an edit is the name of its image; of an image's second edit `photo-2.png`; or what
     its row says. By these names `masks` has a mask for each edit, and `truth` a right result.
@@ -84,5 +86,12 @@ class EditImages(TranslationImages):
 
     def load(self, resolution: int) -> None:
         super().load(resolution)
+        self.regions = regions_of(self.edits, resolution)
         fields = self.loaded.fields
         self.loaded.fields = {k: {**fields.get(k, {}), **self.texts[k]} for k in self.loaded.keys}
+
+
+def regions_of(edits: Mapping[str, Edit], resolution: int) -> Regions | None:
+    """Where edits are to change their images, by key; None where nothing is said of it."""
+    runs = {key: edit.region for key, edit in edits.items() if edit.region is not None}
+    return Regions(runs, resolution) if runs else None

@@ -41,6 +41,8 @@ class Edit:
         truth: the right result, an image, if it is known.
         group: the kinds of edits that it is one of, divided by semicolons, such as
             `hair; held out`: comparisons tell their figures apart. Empty for none.
+        region: where the image is to change, as PIE-Bench has it, see `decode_runs`; None where
+            nothing is said of it. Figures alone heed it, methods do not.
     """
 
     image: Path
@@ -51,6 +53,7 @@ class Edit:
     key: str | None = None
     truth: Path | None = None
     group: str = ""
+    region: tuple[int, ...] | None = None
 
     @property
     def groups(self) -> list[str]:
@@ -105,10 +108,11 @@ def read_edits(table: Path, root: Path | None = None) -> list[Edit]:
         more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
         told = printable("; ".join(bad[:TOLD]))
         raise BadValue("source", f"source: {table} has {len(bad)} bad rows: {told}{more}")
-    lacking = [name for (name, _), edit in zip(rows, found, strict=True) if edit.truth is None]
-    if 0 < len(lacking) < len(found):
-        told = f"source: {table} has truths, but {lacking[0]} has none"
-        raise BadValue("source", told)
+    for field, what in (("truth", "truths"), ("region", "masks")):
+        have = [getattr(edit, field) is not None for edit in found]
+        if any(have) and not all(have):
+            name = rows[have.index(False)][0]
+            raise BadValue("source", f"source: {table} has {what}, but {name} has none")
     return found
 
 
@@ -150,7 +154,19 @@ def _edit(row: Any, root: Path, *, marked: bool) -> Edit:
         if path is not None and not path.is_file():
             raise ValueError(f"no such image {path}")
     scales = {name: _scale(name, row.get(name)) for name in SCALES}
-    return Edit(image, **given, **scales, key=texts["key"], truth=truth, group=texts["group"] or "")  # type: ignore[arg-type]
+    told = {"region": _runs(row.get("mask")), "group": texts["group"] or ""}
+    if marked and not told["group"] and row.get("editing_type_id") is not None:
+        told["group"] = f"type {row['editing_type_id']}"
+    return Edit(image, **given, **scales, **told, key=texts["key"], truth=truth)  # type: ignore[arg-type]
+
+
+def _runs(value: Any) -> tuple[int, ...] | None:
+    if value is None or value == "":
+        return None
+    runs = value if isinstance(value, list) else None
+    if runs is None or len(runs) % 2 or not all(type(n) is int and n >= 0 for n in runs):
+        raise ValueError("mask must be a list of pairs: where a run begins, and its length")
+    return tuple(runs)
 
 
 def _scale(name: str, value: Any) -> float | None:

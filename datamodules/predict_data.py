@@ -1,7 +1,7 @@
 """What `predict` asks of its data, wherever that comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -38,6 +38,8 @@ class PredictData(LightningDataModule, ABC):
     """What each image should be, by its key, if that is known; after `setup`."""
     candidates: SquareImages | None = None
     """The images among which the truth of each is looked for, if any; known after `setup`."""
+    regions: Mapping[str, Tensor] | None = None
+    """Where each image is to change, (R, R), bool, by key, if that is known; after `setup`."""
     channels: int = 3
     """C, as which images are read: 3 for RGB, or 1 for grey; `setup` sets it before `load`."""
 

@@ -26,7 +26,8 @@ ORDER = """
     methods: sdedit cyclediffusion edit_friendly ddcm flowedit translate
     text: load clip
     metrics: * columns feature_network weights realism clean_fid features edits
-    metrics: faithfulness protocol figure_kinds figures judge gather success paired
+    metrics: faithfulness protocol figure_kinds figures structure judge gather success
+    metrics: paired
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report markup page
@@ -38,7 +39,7 @@ ORDER = """
     datamodules: domain_data domain_images unpaired_images paired_images captioned_images
     datamodules: shards afhq
     datamodules: predict_data
-    datamodules: translation_images edit_rows edit_images new_images *
+    datamodules: regions translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
     callbacks: writer progress texts scores gallery
     callbacks: plot traces guidance_scores cost

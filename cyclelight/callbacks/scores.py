@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cyclelight.callbacks.samples import domain_of
-from cyclelight.callbacks.texts import check_texts, load_clip, warn_of_texts
+from cyclelight.callbacks.texts import check_texts, load_clip, load_dino, warn_of_texts
 from cyclelight.chains.engine import Engine
 from cyclelight.chains.sample import sample
 from cyclelight.chains.source import check_eta
@@ -58,6 +58,9 @@ class TaskScores(Callback):
         classes: cat, dog or wild: whose share of the images is told.
         clip: a CLIP, a folder of transformers or a name on the Hugging Face Hub, by which edits are
             judged with their texts, S_CLIP and S_D-CLIP; papers': openai/clip-vit-base-patch32.
+        dino: a ViT that DINO has trained, a folder of transformers or a name on the Hugging Face
+            Hub, by whose keys the layout is judged, the structure distance; PIE-Bench's:
+            facebook/dino-vitb8.
         least_match: a warning names images whose source text fits them less by that CLIP, as
             such edits go wrong. 0.2 is for OpenAI's CLIPs; for `checkpoints/emoji_clip`, 0.6.
 
@@ -74,6 +77,7 @@ class TaskScores(Callback):
         classes: str | None = None,
         clip: str | None = None,
         least_match: float = 0.2,
+        dino: str | None = None,
     ) -> None:
         self.protocol = protocol_of(protocol, network)
         if classes is not None:
@@ -81,6 +85,7 @@ class TaskScores(Callback):
         self.weights, self.classes, self.asked = weights, classes, classes is not None
         self.clip = None if clip is None else load_clip(clip)
         self.least_match = least_match
+        self.dino = None if dino is None else load_dino(dino)
         self.report: Report | None = None
         """Of the last run; on the first process only."""
         self.make_judge: Callable[..., Judge] = Judge
@@ -103,6 +108,8 @@ class TaskScores(Callback):
             clip=self.clip,
             truth=data.truths is not None,
             candidates=None if data.candidates is None else data.candidates.all_pixels(),
+            regions=data.regions is not None,
+            dino=self.dino,
         )
         if self.clip is not None:
             check_texts(self.clip, data.loaded)
@@ -137,9 +144,10 @@ class TaskScores(Callback):
             return own["source_text"], own["target_text"]
 
         told = texts if self.clip is not None else None
-        truths = predict_data(trainer).truths
-        right = truths.pixels if truths is not None else None
-        self._seen = self.judge.look(groups, keys, made, of_sources, device, told, right)
+        data, regions = predict_data(trainer), predict_data(trainer).regions
+        right = None if data.truths is None else data.truths.pixels
+        inside = None if regions is None else lambda index: regions[keys[index]]
+        self._seen = self.judge.look(groups, keys, made, of_sources, device, told, right, inside)
 
     def on_predict_batch_end(
         self,
@@ -152,15 +160,15 @@ class TaskScores(Callback):
     ) -> None:
         """Judge the images of a batch, as the 8-bit pixels that they are saved in."""
         if batch["key"]:
-            texts = None
-            if self.clip is not None:
-                texts = batch["source_text"], batch["target_text"]
-            truths = predict_data(trainer).truths
-            right = None
-            if truths is not None:
-                right = torch.stack([truths.pixels_of(key) for key in batch["key"]]).to(outputs)
-            judged = self.judge(outputs, batch.get("image"), texts, right)
-            self._seen.add(batch["key"], judged)
+            texts = None if self.clip is None else (batch["source_text"], batch["target_text"])
+            data, keys = predict_data(trainer), batch["key"]
+            right = inside = None
+            if data.truths is not None:
+                right = torch.stack([data.truths.pixels_of(key) for key in keys]).to(outputs)
+            if data.regions is not None:
+                inside = torch.stack([data.regions[key] for key in keys]).to(outputs.device)
+            judged = self.judge(outputs, batch.get("image"), texts, right, inside)
+            self._seen.add(keys, judged)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""

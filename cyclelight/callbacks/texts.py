@@ -12,6 +12,7 @@ from cyclelight.errors import BadValue, first_line, printable
 from datamodules.items import Items
 
 if TYPE_CHECKING:
+    from cyclelight.metrics.structure import Dino
     from cyclelight.text.clip import Clip
 
 TEXTS = ("source_text", "target_text")
@@ -23,6 +24,12 @@ def load_clip(path: str) -> Clip:
     # Not at the top, since transformers' CLIP takes seconds that few runs need.
     clip: Clip = import_module("cyclelight.text.clip").Clip(path)
     return clip
+
+
+def load_dino(path: str) -> Dino:
+    """The DINO of a folder or of the Hugging Face Hub; errors as `Dino`."""
+    dino: Dino = import_module("cyclelight.metrics.structure").Dino(path)
+    return dino
 
 
 def check_texts(clip: Clip, items: Items) -> None:

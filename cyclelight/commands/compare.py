@@ -50,6 +50,7 @@ def _parser() -> ArgumentParser:
     add("--data.fit_mode", type=FitMode, default="crop", help="How sources are made square.")
     add("--model", type=str | None, help="The text model of edits, in place of domains.")
     add("--clip", type=str | None, help="A CLIP that judges edits by their texts.")
+    add("--dino", type=str | None, help="A DINO that judges the layout, as --scores.dino.")
     add("--least_match", type=float, default=0.2, help="As --scores.least_match of `edit`.")
     add("--source", type=str | None, help="The domain of the sources.")
     add("--target", type=str | None, help="The domain to translate into.")

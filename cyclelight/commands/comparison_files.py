@@ -99,6 +99,8 @@ def write_edits(path: Path, edits: Mapping[str, Edit]) -> None:
         row = {"key": key, "image": os.path.realpath(edit.image), "group": edit.group, **fields}
         if edit.truth is not None:
             row["truth"] = os.path.realpath(edit.truth)
+        if edit.region is not None:
+            row["mask"] = list(edit.region)
         rows.append(row)
     write_json(path, rows)
 

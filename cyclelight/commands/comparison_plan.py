@@ -133,7 +133,10 @@ def plan(options: Namespace) -> Comparison:
     known = [stamps(some) for some in (files, reference, truths, candidates) if some]
     judged = (protocol, options.weights, classes, *known)
     if edits:
-        judged = (*judged, options.clip, fields_of(edits))
+        regions = {key: edit.region for key, edit in edits.items()}
+        judged = (*judged, options.clip, fields_of(edits), regions)
+    if options.dino is not None:
+        judged = (*judged, options.dino)
     made = {s.label: stamps(theirs_of(s, found, keys)) for s in settings if s.theirs is not None}
     cells = list(_cells(root, options, settings, precision, judged, made))
     for cell in cells:

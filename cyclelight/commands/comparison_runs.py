@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from cyclelight.callbacks.cost import CostMeter
 from cyclelight.callbacks.scores import BATCH
-from cyclelight.callbacks.texts import check_texts, load_clip
+from cyclelight.callbacks.texts import check_texts, load_clip, load_dino
 from cyclelight.commands.comparison_files import theirs_of
 from cyclelight.commands.comparison_plan import Comparison, device_of
 from cyclelight.commands.comparison_words import words_of
@@ -31,6 +31,7 @@ from cyclelight.runs.comparison_page import Made, worst_first, write_report
 from cyclelight.runs.comparison_table import Table
 from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.report import Report
+from datamodules.edit_images import regions_of
 from datamodules.edit_rows import fields_of
 from datamodules.items import Items
 from datamodules.listing import Files
@@ -74,16 +75,19 @@ class Runs:
         self.load_domain = cache(ready_domain)
         self.truths = self._squares(comparison.truths) if comparison.truths else None
         self.candidates = self._candidates() if comparison.candidates else None
-        self.device, clip = device_of(comparison.options), comparison.options.clip
+        self.regions = regions_of(comparison.edits, comparison.resolution)
+        self.device, options = device_of(comparison.options), comparison.options
         realism = comparison.reference or comparison.classes is not None
         self.judge = Judge(
             comparison.protocol if realism else None,
             comparison.options.weights,
             resolution=comparison.resolution,
             sources=True,
-            clip=None if clip is None else load_clip(clip),
+            clip=None if options.clip is None else load_clip(options.clip),
             truth=self.truths is not None,
             candidates=None if self.candidates is None else self.candidates.all_pixels(),
+            regions=self.regions is not None,
+            dino=None if options.dino is None else load_dino(options.dino),
         )
         if self.judge.clip is not None:
             items = Items(comparison.keys, fields_of(comparison.edits))
@@ -179,19 +183,8 @@ class Runs:
 
     def judge_theirs(self, cell: Cell) -> None:
         """Judge what another program has made, as if it were ours."""
-        comparison, options = self.comparison, self.comparison.options
-        translated, sources = self._images(cell), self._squares(comparison.files)
-        self.judge.to(self.device)
-        groups = groups_of(len(translated), options.data.batch_size)
-        images = self.judge.look(
-            groups,
-            translated.keys,
-            translated.pixels,
-            sources.pixels,
-            self.device,
-            self._texts(translated.keys),
-            None if self.truths is None else self.truths.pixels,
-        )
+        comparison = self.comparison
+        images = self._judged(self._images(cell))
         reference = self.reference() if comparison.reference else Columns()
         Report.of(images, reference, self.judge, comparison.protocol, comparison.classes).write(
             cell.root
@@ -217,22 +210,25 @@ class Runs:
         groups = groups_of(len(real), BATCH)
         return self.judge.look(groups, real.keys, real.pixels, device=self.device)
 
+    def _judged(self, images: SquareImages) -> Columns:
+        """Images of the sources' keys, with all that is known of the sources beside them."""
+        sources, keys, regions = self._squares(self.comparison.files), images.keys, self.regions
+        self.judge.to(self.device)
+        return self.judge.look(
+            groups_of(len(images), self.comparison.options.data.batch_size),
+            keys,
+            images.pixels,
+            sources.pixels,
+            self.device,
+            self._texts(keys),
+            None if self.truths is None else self.truths.pixels,
+            None if regions is None else lambda index: regions[keys[index]],
+        )
+
     @cache  # noqa: B019 (one object for the whole process)
     def untouched(self) -> ByKey:
         """The figures of the sources as they are, judged as if they were results."""
-        sources = self._squares(self.comparison.files)
-        self.judge.to(self.device)
-        groups = groups_of(len(sources), self.comparison.options.data.batch_size)
-        truths = None if self.truths is None else self.truths.pixels
-        images = self.judge.look(
-            groups,
-            sources.keys,
-            sources.pixels,
-            sources.pixels,
-            self.device,
-            self._texts(sources.keys),
-            truths,
-        )
+        images = self._judged(self._squares(self.comparison.files))
         return PerImage(images, self.comparison.classes)
 
     def _candidates(self) -> SquareImages:

@@ -24,6 +24,7 @@ def words_of(comparison: Comparison, cell: Cell) -> list[str]:
         "scores.network": options.network,
         "scores.weights": options.weights,
         "scores.classes": comparison.classes,
+        "scores.dino": options.dino,
         "trainer.accelerator": {"cuda": "gpu"}.get(device, device),
         "trainer.devices": 1,
         "trainer.precision": comparison.precision,

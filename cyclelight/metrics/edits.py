@@ -15,12 +15,14 @@ class Seen:
         source: of its source, x.
         text: of what it was to show, t'.
         source_text: of what the source shows, t.
+        region: of y where it was to change, black elsewhere; None where that is not known.
     """
 
     image: Tensor
     source: Tensor
     text: Tensor
     source_text: Tensor
+    region: Tensor | None = None
 
 
 def clip_score(seen: Seen) -> Tensor:
@@ -41,3 +43,9 @@ def directional_clip_score(seen: Seen) -> Tensor:
 def source_match(seen: Seen) -> Tensor:
     """cos(image(x), text(t)): how well the first text fits the source, in [-1, 1]."""
     return (seen.source.double() * seen.source_text.double()).sum(dim=1)
+
+
+def region_clip_score(seen: Seen) -> Tensor:
+    """cos(image(y in the region), text(t')): PIE-Bench's figure of edited regions, in [-1, 1]."""
+    assert seen.region is not None, "whoever knows regions gives them"
+    return (seen.region.double() * seen.text.double()).sum(dim=1)

@@ -32,8 +32,8 @@ def psnr(images: Tensor, sources: Tensor) -> Tensor:
     Raises:
         ValueError: not two uint8 batches (B, H, W, C) of one shape.
     """
-    mse = _difference(images, sources).square().mean((1, 2, 3))
-    return torch.where(mse > 0, -10 * mse.log10(), IDENTICAL_PSNR)
+    error = mse(images, sources)
+    return torch.where(error > 0, -10 * error.log10(), IDENTICAL_PSNR)
 
 
 def ssim(images: Tensor, sources: Tensor) -> Tensor:
@@ -45,6 +45,20 @@ def ssim(images: Tensor, sources: Tensor) -> Tensor:
     Raises:
         ValueError: not two uint8 batches (B, H, W, C) of one shape, or smaller than the window.
     """
+    # torchmetrics' own mean takes in the border, where its window sees mirrored pixels.
+    return _similarity(images, sources)[..., 5:-5, 5:-5].mean((1, 2, 3))
+
+
+def whole_ssim(images: Tensor, sources: Tensor) -> Tensor:
+    """`ssim` over the whole frame, beyond which pixels are mirrored, as torchmetrics takes it.
+
+    Raises:
+        ValueError: as `ssim`.
+    """
+    return _similarity(images, sources).mean((1, 2, 3))
+
+
+def _similarity(images: Tensor, sources: Tensor) -> Tensor:
     _check_pair("ssim", images, sources, at_least=11)
     _, similarity = structural_similarity_index_measure(
         images.movedim(-1, 1).double(),
@@ -54,8 +68,16 @@ def ssim(images: Tensor, sources: Tensor) -> Tensor:
         reduction="none",
         return_full_image=True,
     )
-    # torchmetrics' own mean takes in the border, where its window sees mirrored pixels.
-    return similarity[..., 5:-5, 5:-5].mean((1, 2, 3))
+    return similarity
+
+
+def mse(images: Tensor, sources: Tensor) -> Tensor:
+    """The mean squared difference of all pixels and channels on [0, 1].
+
+    Raises:
+        ValueError: not two uint8 batches (B, H, W, C) of one shape.
+    """
+    return _difference(images, sources).square().mean((1, 2, 3))
 
 
 def l2(images: Tensor, sources: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.edits import Seen
 from cyclelight.metrics.protocol import MetricProtocol
 
-Against = Literal["source", "truth", "candidates", "texts"]
+Against = Literal["source", "truth", "candidates", "texts", "dino"]
 """What images are measured against: see `ImageFigure`."""
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(images, sources or truths), uint8 (B, H, W, C) each => a value of each image, (B,)."""
@@ -33,8 +33,11 @@ class ImageFigure:
         better: what an image is like whose value is better, in words.
         against: what it is measured against: each image's source; its truth, the right result
             where one exists; its truth among candidates, all images that might be the right one,
-            uint8 (N, H, W, C), which what `make` gives is called with first; or texts, where `make`
-            gives a `TextMeasure`.
+            uint8 (N, H, W, C), which what `make` gives is called with first; texts, where `make`
+            gives a `TextMeasure`; or its source as a DINO sees it, which `make` is given likewise.
+        where: of what part: of the whole image; of the background, both images being black where
+            the one is to change; or of that region. Where there is no such part, NaN, which counts
+            for nothing.
         of_sources: whether it is measured of the untranslated sources, too.
     """
 
@@ -47,6 +50,7 @@ class ImageFigure:
     better: str = "closer to the source"
     against: Against = "source"
     of_sources: bool = False
+    where: Literal["whole", "background", "region"] = "whole"
 
     @property
     def hint(self) -> str:
@@ -58,7 +62,9 @@ class ImageFigure:
         column = sets.images.column(self.name)
         if column is None:
             return None
-        values, before = column.tolist(), sets.images.column(f"source {self.name}")
+        values, before = _known(column), sets.images.column(f"source {self.name}")
+        if not values:
+            return None
         mean = math.fsum(values) / len(values)
         spread = math.fsum((value - mean) ** 2 for value in values)
         error = math.sqrt(spread / (len(values) - 1) / len(values)) if len(values) > 1 else None
@@ -66,7 +72,7 @@ class ImageFigure:
             figure=self.name,
             value=mean,
             standard_error=error,
-            untranslated=None if before is None else math.fsum(before.tolist()) / len(before),
+            untranslated=None if before is None else math.fsum(_known(before)) / len(values),
             n=len(values),
             protocol=f"mean over images; {self._protocol(sets)}",
             unit=self.unit,
@@ -75,6 +81,10 @@ class ImageFigure:
 
     def _protocol(self, sets: "Sets") -> str:
         return f"CLIP {sets.clip}" if self.against == "texts" else self.protocol
+
+
+def _known(column: Tensor) -> list[float]:
+    return [value for value in column.tolist() if not math.isnan(value)]
 
 
 @dataclass(frozen=True)

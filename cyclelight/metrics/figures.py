@@ -6,8 +6,13 @@ from collections.abc import Collection
 from torch import Tensor
 
 from cyclelight.errors import one_of
-from cyclelight.metrics.edits import clip_score, directional_clip_score, source_match
-from cyclelight.metrics.faithfulness import Lpips, NearestIsTruth, l2, psnr, ssim
+from cyclelight.metrics.edits import (
+    clip_score,
+    directional_clip_score,
+    region_clip_score,
+    source_match,
+)
+from cyclelight.metrics.faithfulness import Lpips, NearestIsTruth, l2, mse, psnr, ssim, whole_ssim
 from cyclelight.metrics.figure_kinds import ImageFigure, Score, SetFigure, Sets
 from cyclelight.metrics.realism import IMAGENET_CLASSES, Estimate, class_rate
 
@@ -88,6 +93,7 @@ def _fid(sets: Sets) -> Score | None:
 
 
 SSIM_PROTOCOL = "Gaussian 11 x 11, sigma 1.5, channels alone, 8-bit pixels"
+PIE = "PIE-Bench's: both images black where the one is to change, 8-bit pixels"
 FIGURES: dict[str, ImageFigure | SetFigure] = {
     figure.name: figure
     for figure in (
@@ -133,6 +139,13 @@ FIGURES: dict[str, ImageFigure | SetFigure] = {
             against="texts",
         ),
         ImageFigure(
+            "S_CLIP of the region",
+            lambda: region_clip_score,
+            better="closer to the target text where it was to change",
+            against="texts",
+            where="region",
+        ),
+        ImageFigure(
             "source match",
             lambda: source_match,
             better="better described by the source text",
@@ -150,6 +163,47 @@ FIGURES: dict[str, ImageFigure | SetFigure] = {
             lambda: l2,
             "norm of the whole difference on [0, 1], 8-bit pixels",
             higher_is_better=False,
+        ),
+        ImageFigure(
+            "background PSNR",
+            lambda: psnr,
+            PIE,
+            unit="dB",
+            better="closer to the source outside of the region",
+            where="background",
+        ),
+        ImageFigure(
+            "background SSIM",
+            lambda: whole_ssim,
+            f"{PIE}; whole frame",
+            least_side=11,
+            better="closer to the source outside of the region",
+            where="background",
+        ),
+        ImageFigure(
+            "background MSE",
+            lambda: mse,
+            PIE,
+            higher_is_better=False,
+            better="closer to the source outside of the region",
+            where="background",
+        ),
+        ImageFigure(
+            "background LPIPS",
+            lambda: Lpips("squeeze"),
+            f"{PIE}; version 0.1, SqueezeNet",
+            higher_is_better=False,
+            least_side=31,
+            better="closer to the source outside of the region",
+            where="background",
+        ),
+        ImageFigure(
+            "structure distance",
+            lambda: lambda dino: dino,
+            "PIE-Bench's: cosines of all pairs of keys of the last layer",
+            higher_is_better=False,
+            better="laid out as the source",
+            against="dino",
         ),
         ImageFigure(
             "LPIPS",

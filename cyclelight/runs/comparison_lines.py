@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from cyclelight.metrics.figure_kinds import Score
 from cyclelight.metrics.paired import Difference, paired_difference
@@ -76,6 +77,7 @@ def within(result: Result, keys: Collection[str]) -> Result:
     scores = {}
     for name, score in result.scores.items():
         values = [figures[name] for figures in images.values() if name in figures]
+        values = [value for value in values if not math.isnan(value)]
         if values:
             mean = math.fsum(values) / len(values)
             scores[name] = replace(
@@ -98,9 +100,12 @@ def line_of(
     differences = {}
     for name, mine in per_image(results).items():
         base = compared.get(name, {})
-        known = all(map(math.isfinite, [*mine.values(), *base.values()]))
-        if base.keys() == mine.keys() and len(mine) > 1 and known:
-            differences[name] = paired_difference(list(mine.values()), [base[key] for key in mine])
+        pairs = [(value, base[key]) for key, value in mine.items() if key in base]
+        # Some images may have no such figure: no background, for one.
+        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
+        finite = all(map(math.isfinite, chain(*pairs)))
+        if base.keys() == mine.keys() and len(pairs) > 1 and finite:
+            differences[name] = paired_difference(*zip(*pairs, strict=True))
     cost = sum((result.cost for result in results), Cost())
     return Line(
         label=setting.label,
