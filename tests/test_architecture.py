@@ -31,8 +31,8 @@ ORDER = """
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report markup page
-    runs: sharding timing cost comparison comparison_cell comparison_lines comparison_table
-    runs: comparison_curves comparison_page
+    runs: sharding timing cost comparison comparison_cell comparison_lines comparison_best
+    runs: comparison_table comparison_curves comparison_page
     datamodules: listing colours matching
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching loaded

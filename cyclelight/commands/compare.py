@@ -61,6 +61,12 @@ def _parser() -> ArgumentParser:
     add("--classes", type=str | None, help="Whose share is told; by default the target's.")
     add("--seeds", type=list[int], default=[0, 1], help="Seeds of the noise, such as [0,1].")
     add("--baseline", type=str | None, help="The line that the others are compared with.")
+    add(
+        "--best_by",
+        type=str | None,
+        help="A figure of single images, such as S_D-CLIP: of each row also the best of all its "
+        "runs, image by image, goes to the table and to OUTPUT/best.",
+    )
     add("--rows", type=dict[str, Any], required=True, help="Methods and settings, by name.")
     add("--precision", type=str | None, help="Of the networks; by default the fastest here.")
     add("--device", type=str, default="auto", help="cpu or cuda; auto takes a GPU if there is one.")

@@ -24,6 +24,7 @@ from cyclelight.files import write_text
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.judge import Judge, PerImage
 from cyclelight.modules.translation import ready_domain
+from cyclelight.runs.comparison_best import best_of, check_best
 from cyclelight.runs.comparison_cell import Cell
 from cyclelight.runs.comparison_curves import draw_curves
 from cyclelight.runs.comparison_lines import ByKey
@@ -39,7 +40,7 @@ from datamodules.order import groups_of
 from datamodules.square_images import SquareImages
 from datamodules.translation_images import check_among
 
-REPORT = "report.html"
+REPORT, BEST = "report.html", "best"
 BETWEEN_PAGES = 600.0
 """Seconds at least from one writing of the page to the next, but for the last one."""
 
@@ -92,6 +93,10 @@ class Runs:
         if self.judge.clip is not None:
             items = Items(comparison.keys, fields_of(comparison.edits))
             check_texts(self.judge.clip, items)
+        self.best_by = comparison.options.best_by
+        check_best(
+            self.best_by, [*self.judge.measures, *self.judge.text_measures], comparison.cells
+        )
         self.judge.remembered = {}
         self.next_page = time.monotonic() + BETWEEN_PAGES
 
@@ -128,6 +133,9 @@ class Runs:
         missing = len(comparison.cells) - len(done)
         unfinished = [f"{missing} of {len(comparison.cells)} runs are not finished"] * bool(missing)
         results = [[cell.result(comparison.classes) for cell in some] for some in cells]
+        best = best_of(self.best_by, cells, results, comparison.cells)
+        for each in best:
+            each.write(comparison.root / BEST)
         table = Table.of(
             [(some[0].setting, of) for some, of in zip(cells, results, strict=True)],
             baseline=comparison.options.baseline,
@@ -135,6 +143,7 @@ class Runs:
             notes=[*unfinished, *comparison.notes],
             groups=comparison.groups,
             untouched=self.untouched() if comparison.groups else {},
+            best=[each.line() for each in best],
         )
         table.write(comparison.root)
         if not missing or time.monotonic() > self.next_page:

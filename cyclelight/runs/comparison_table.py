@@ -38,6 +38,7 @@ class Table:
         title: what was compared, in a line.
         notes: what else there is to know.
         groups: of each group of images, such as the kinds of edits, lines of its own.
+        best: lines of what was chosen among several runs of a row.
     """
 
     columns: Sequence[Score]
@@ -47,6 +48,7 @@ class Table:
     title: str
     notes: Sequence[str]
     groups: Mapping[str, Sequence[Line]] = field(default_factory=dict)
+    best: Sequence[Line] = ()
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class Table:
         notes: Sequence[str] = (),
         groups: Mapping[str, Collection[str]] = MappingProxyType({}),
         untouched: ByKey = MappingProxyType({}),
+        best: Sequence[Line] = (),
     ) -> "Table":
         """The table of what is finished: of each setting the results of its seeds, at least one.
 
@@ -68,6 +71,7 @@ class Table:
             notes: what else there is to know.
             groups: the keys of the images of each group.
             untouched: the figures of the sources as they are; of all keys, where there are groups.
+            best: lines of what was chosen among several runs of a row.
         """
         columns: dict[str, Score] = {}
         for _, some in results:
@@ -99,6 +103,7 @@ class Table:
                 name: [untouched_line(known, untouched, keys), *lines(keys)]
                 for name, keys in groups.items()
             },
+            best,
         )
 
     def write(self, folder: Path) -> None:
@@ -133,7 +138,7 @@ class Table:
 
     def _all_lines(self) -> Iterator[tuple[str, Line]]:
         """(group, line); those of all images first, whose group is empty."""
-        for group, lines in {"": self.lines, **self.groups}.items():
+        for group, lines in {"": [*self.lines, *self.best], **self.groups}.items():
             yield from ((group, line) for line in lines)
 
     def as_markdown(self) -> str:
@@ -169,6 +174,11 @@ class Table:
         found.append("n is the number of images of each.")
         if any(line.calls is not None for line in self.lines):
             found.append("calls and seconds are for an image, of all networks together.")
+        if self.best:
+            found.append(
+                "best of N: of each image the best run of a row by a figure, which flatters that "
+                "figure; its calls and seconds are those of all N."
+            )
         return [*found, *self.notes]
 
     def figure_rows(self) -> tuple[list[str], list[list[str]]]:
@@ -176,7 +186,7 @@ class Table:
         head = ["", *(f"{c.label} {_arrow(c)}" for c in self.columns)]
         head += ["calls", "s / image", "n", "seeds"]
         rows = []
-        for line in self.lines:
+        for line in [*self.lines, *self.best]:
             cells = [_value(line.figures.get(c.figure), c) for c in self.columns]
             calls = "" if line.calls is None else f"{line.calls:.0f}"
             seconds = "" if line.seconds is None else f"{line.seconds:.3g}"
