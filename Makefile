@@ -10,6 +10,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed$(TORCH)
 LOCK := requirements$(if $(TORCH),-$(TORCH)).lock
 
+# A file's tests stay in one process: they share what its fixtures have trained.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all test-slurm lint types format demo demo-emoji demo-edit live lock clean
 
@@ -34,10 +37,10 @@ $(STAMP): pyproject.toml $(LOCK)
 	@touch $@
 
 test: $(STAMP) ## run the tests, but for the slow ones
-	@$(BIN)/pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(STAMP) ## run every test but those of SLURM
-	@$(BIN)/pytest -q -m "not slurm"
+	@$(PYTEST) -m "not slurm"
 
 test-slurm: $(STAMP) ## start a SLURM on this machine and run the job scripts (root on Debian)
 	@command -v sbatch > /dev/null || { apt-get update -q && \
