@@ -11,7 +11,6 @@ from cyclelight.chains.source import Draw, check_eta, source_chain
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule
-from cyclelight.diffusion.steps import EtaOrPair
 from cyclelight.errors import BadValue, one_of
 from cyclelight.methods.base import Domains, GridMethod, check_parallel
 from cyclelight.methods.sdedit import renoised_chain
@@ -52,7 +51,6 @@ class CycleDiffusion(GridMethod):
     """
 
     steps: int = 30
-    eta: EtaOrPair = (1.0, 0.0)
     cleanup: int = 100
     cleanup_eta: float = 1.0
     last_residual: LastResidual = "keep"
