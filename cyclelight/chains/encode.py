@@ -19,7 +19,7 @@ def encode(
     source: Domain,
     images: Tensor,
     *,
-    steps: int = 30,
+    steps: int = 50,
     eta: float = 1.0,
     strength: float = 0.85,
     last_residual: LastResidual = "keep",

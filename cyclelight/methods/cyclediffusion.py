@@ -50,7 +50,6 @@ class CycleDiffusion(GridMethod):
         ValueError: a setting is out of range.
     """
 
-    steps: int = 30
     cleanup: int = 100
     cleanup_eta: float = 1.0
     last_residual: LastResidual = "keep"
