@@ -226,5 +226,6 @@ def _mark(index: int, x: float, y: float, title: str = "") -> str:
     }
     colour = COLOURS[index % len(COLOURS)]
     told = f"<title>{escaped(title)}</title>" if title else ""
-    shape = shapes[MARKS[index % len(MARKS)]]
+    # Where the colours begin anew, the marks go on by one.
+    shape = shapes[MARKS[(index + index // len(COLOURS)) % len(MARKS)]]
     return f'<path class="mark" d="{shape}" fill="{colour}">{told}</path>'
