@@ -133,7 +133,7 @@ def check_eta_or_pair(argument: str, eta: EtaOrPair) -> EtaOrPair:
     if not isinstance(eta, tuple | list):
         return check_eta(argument, eta)
     if len(eta) != 2:
-        told = f"{argument} must be a number, or two (at the clean end, at the noisy), got {eta}"
+        told = f"{argument} must be a number, got {eta}; two are those of the clean and noisy end"
         raise BadValue(argument, told)
     clean, noisy = (check_eta(argument, each) for each in eta)
     return clean, noisy
