@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -159,14 +160,15 @@ document.body.append(result);
 </script></body>"""
 
 
-def test_the_script_in_a_browser(report: Path, tmp_path: Path) -> None:
+def in_a_browser(report: Path, folder: Path, script: str) -> dict[str, list[Any]]:
+    """What a script says of the page."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("there is no chromium on the PATH")
-    path = tmp_path / "report.html"
+    path = folder / "report.html"
     page = report.read_text(encoding="utf-8")
-    path.write_text(page.replace("</body>", USE), encoding="utf-8")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/u"]
+    path.write_text(page.replace("</body>", script), encoding="utf-8")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/u"]
     done = subprocess.run(
         [chromium, *options, "--dump-dom", path.as_uri()],
         capture_output=True,
@@ -176,7 +178,11 @@ def test_the_script_in_a_browser(report: Path, tmp_path: Path) -> None:
     text = re.findall(r"<pre>(.*?)</pre>", done.stdout.decode(), re.DOTALL)
     assert text, "the script failed"
     unescaped = text[0].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    said = {what: rest for what, *rest in json.loads(unescaped)}
+    return {what: rest for what, *rest in json.loads(unescaped)}
+
+
+def test_the_script_in_a_browser(report: Path, tmp_path: Path) -> None:
+    said = in_a_browser(report, tmp_path, USE)
     assert said["start"] == [["a", "c", HOSTILE, "b"]]  # By SSIM of the baseline, lowest first.
     assert said["best"] == [["b", HOSTILE, "c", "a"]]
     assert said["of the second"] == [["a", HOSTILE, "c", "b"]]
@@ -192,3 +198,39 @@ def test_the_script_in_a_browser(report: Path, tmp_path: Path) -> None:
     assert said["whole"][1].startswith("SDEdit, strength 0.7 · dog rate")
     assert said["three"] == ["300", HOSTILE]
     assert said["beside"] == [["none", "none", "none", "none"], "none"]
+
+
+WITH_TRUTH = """<script>
+const one = (selector) => document.querySelector(selector);
+const said = [["last", one(".last").textContent, one(".card input").max]];
+const told = () => one(".told").textContent;
+one(".all").value = 250;
+one(".all").dispatchEvent(new Event("input", { bubbles: true }));
+said.push(["end", told(), one(".card figure:last-of-type").hidden]);
+document.querySelectorAll("[data-line]").forEach((box) => { if (box.checked) box.click(); });
+said.push(["none chosen", one(".card input").max, told()]);
+one("[data-view=beside]").click();
+const tops = [...document.querySelectorAll(".card:first-of-type figure")].filter((f) => !f.hidden)
+  .map((f) => f.querySelector("figcaption").textContent);
+said.push(["beside", tops]);
+const result = document.createElement("pre");
+result.textContent = JSON.stringify(said);
+document.body.append(result);
+</script></body>"""
+
+
+def test_right_results_are_at_the_end(table: Table, tmp_path: Path) -> None:
+    """Of each slider, and of the images side by side, whichever methods are chosen."""
+    squares = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (10, 20, 30, 40, 50)]
+    figures = [result("low").images, result("high").images, result("high").images]
+
+    def read(key: str) -> Made:
+        return Made(key, squares[0], squares[1:4], [of[key] for of in figures], squares[4])
+
+    (tmp_path / "page").mkdir()
+    write_report(tmp_path / "truth.html", table, KEYS, read)
+    said = in_a_browser(tmp_path / "truth.html", tmp_path / "page", WITH_TRUTH)
+    assert said["last"] == ["right result", "300"]  # Two methods of three are chosen.
+    assert said["end"] == [f"right result | {HOSTILE}", False]
+    assert said["none chosen"] == ["100", "right result"]
+    assert said["beside"] == [["source", "right result"]]

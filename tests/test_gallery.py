@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 R = 64
 SIDE = 128  # In which 64 pixels are shown.
-RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+RED, GREEN, BLUE, YELLOW = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)
 
 
 class Negative(Task):
@@ -232,18 +233,29 @@ def test_captions_make_room_for_themselves() -> None:
     assert [picture.height - bare.height for picture in told] == [n * line for n in (1, 2, 3, 4)]
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
-def test_all_pairs_and_whole_references_fit(count: int) -> None:
+def test_all_pairs_and_whole_references_fit(count: int, known: bool) -> None:
     references = [Image.new("RGB", (64, 64), BLUE)] * 16
     long = "a rather long name of a folder/" * 3
-    picture = draw_gallery([pair(64, long)] * count, "word " * 60, "note", references)
+    truth = Image.new("RGB", (64, 64), YELLOW) if known else None
+    pairs = [replace(pair(64, long), truth=truth)] * count
+    picture = draw_gallery(pairs, "word " * 60, "note", references)
     pixels = np.asarray(picture)
-    for colour, number in ((RED, count), (GREEN, count)):
+    for colour, number in ((RED, count), (GREEN, count), (YELLOW, count * known)):
         assert (pixels == colour).all(-1).sum() == number * SIDE**2
     shown = (pixels == BLUE).all(-1).sum() / SIDE**2
     assert shown >= 4 and shown == int(shown)
     edges = [pixels[:, :20], pixels[:, -20:], pixels[:20], pixels[-10:]]
     assert all((edge == 255).all() for edge in edges)
+
+
+def test_right_results_stand_right_of_the_results() -> None:
+    truth = Image.new("RGB", (64, 64), YELLOW)
+    pixels = np.asarray(draw_gallery([replace(pair(64), truth=truth)] * 3, "title", "note"))
+    corners = [np.argwhere((pixels == colour).all(-1)).min(0) for colour in (RED, GREEN, YELLOW)]
+    step = [0, SIDE + gallery.SEAM]
+    assert (np.diff(corners, axis=0) == [step, step]).all()
 
 
 def test_evenly() -> None:

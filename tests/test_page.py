@@ -67,6 +67,24 @@ def test_the_page_holds_the_very_pixels(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["gallery.html"]
 
 
+@pytest.mark.parametrize("source", [square(RED), None])
+def test_right_results_stand_beside(tmp_path: Path, source: Image.Image | None) -> None:
+    """The very pixels, called what they are, in a wider card; elsewhere nothing of it."""
+    noise = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    truth = Image.fromarray(noise)
+    for name, right in (("with", truth), ("without", None)):
+        pair = Pair(source, square(GREEN), "a", truth=right)
+        write_page(tmp_path / name, "t", "", ["a"], lambda key, pair=pair: pair)  # type: ignore[misc]
+    page = parse(tmp_path / "with")
+    (image,) = page.of("class", "truth")
+    data = base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(data)) as read:
+        np.testing.assert_array_equal(read, noise)
+    assert ("figcaption", "right result") in page.text and page.of("class", "pairs wide")
+    other = parse(tmp_path / "without")
+    assert not other.of("class", "truth") and other.of("class", "pairs")
+
+
 def test_nothing_is_fetched_from_elsewhere(tmp_path: Path) -> None:
     write_page(tmp_path / "p", "t", "n", ["a", "b"], plain, references=[square(BLUE)])
     text = (tmp_path / "p").read_text(encoding="utf-8")

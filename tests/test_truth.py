@@ -1,8 +1,11 @@
 """Right results that are known: figures by hand and by NumPy, in every command that tells them."""
 
+import base64
 import csv
 import json
+import re
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,16 @@ def pixels(path: Path) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(path, formats=["PNG", "BMP"]))
 
 
+def shown(page: str, kind: str) -> list[Any]:
+    """The pixels of the page's images of a class."""
+    data = re.findall(f'<img class="{kind}"[^>]*base64,([^"]*)"', page)
+    return [np.asarray(Image.open(BytesIO(base64.b64decode(each)))).tolist() for each in data]
+
+
+def sorted_truths(here: Path) -> list[Path]:
+    return [here / "truth" / name.replace("png", "bmp") for name in NAMES]
+
+
 def expected(here: Path, made: Path, name: str) -> dict[str, float]:
     """The three figures of one image, by other libraries."""
     a, truth = pixels(made / name), pixels(here / "truth" / name.replace("png", "bmp"))
@@ -128,6 +141,7 @@ def test_figures_are_those_of_the_saved_pixels(here: Path, run: Path) -> None:
     assert 0.4 <= means["nearest is truth"]["untranslated"] < 1
     page = (run / "gallery.html").read_text(encoding="utf-8")
     assert page.count("<dt>PSNR to truth") == len(NAMES)
+    assert shown(page, "truth") == [pixels(path).tolist() for path in sorted_truths(here)]
 
 
 def test_evaluate_and_going_on_give_the_same(here: Path, run: Path, tmp_path: Path) -> None:
@@ -137,6 +151,8 @@ def test_evaluate_and_going_on_give_the_same(here: Path, run: Path, tmp_path: Pa
     assert main(["evaluate", *words, "--network=judges:Rows", "--batch_size=2"]) == 0
     kept = {name: (run / name).read_text() for name in ("metrics.json", "metrics.csv")}
     assert kept == {name: (tmp_path / name).read_text() for name in kept}
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    assert shown(page, "truth") == [pixels(path).tolist() for path in sorted_truths(here)]
     # All is done: images are read back, and judged alike.
     assert main(options(here, run, "--data.batch_size", 2)) == 0
     assert kept == {name: (run / name).read_text() for name in kept}
@@ -220,6 +236,11 @@ def test_compare_tells_them_too(here: Path, run: Path, tmp_path: Path) -> None:
         assert float(rows["perfect"][figure]) == {"PSNR to truth": 100}.get(figure, 1)
         difference = mine["value"] - float(rows["perfect"][figure])
         assert float(rows["ours"][f"{figure} difference"]) == pytest.approx(difference)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    layers = shown(page, "layer")  # Of a card: source, ours, perfect, right result.
+    assert len(layers) == 4 * len(NAMES) and page.count("<figcaption>right result</") == len(NAMES)
+    truths = [pixels(path).tolist() for path in sorted_truths(here)]
+    assert sorted(layers[3::4]) == sorted(layers[2::4]) == sorted(truths)
     # A cell is a run of predict: the configuration that it leaves gives its figures.
     cell = tmp_path / "out" / "cells" / "ours" / "seed_0"
     again = ["predict", "--config", str(cell / "config.yaml"), "--output", str(tmp_path / "again")]

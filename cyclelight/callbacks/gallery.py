@@ -15,6 +15,7 @@ from cyclelight.diffusion.pixels import pil_image
 from cyclelight.errors import at_least, first_line, printable
 from cyclelight.files import atomic
 from cyclelight.runs.folder import Entry, RunFolder
+from cyclelight.runs.markup import RIGHT
 from cyclelight.runs.page import Pair, evenly, write_page
 from cyclelight.runs.plan import Plan, plan_of
 from cyclelight.runs.report import Summary
@@ -51,10 +52,10 @@ class Gallery(Callback):
     """Writes `gallery.png` and `gallery.html` to the run folder at the end of `predict`.
 
     When the run is interrupted, they show what was finished; that they cannot be written is a
-    warning. The images are the very PNGs that
-    `ImageWriter` wrote, beside the sources as the model saw them; at the bottom are real images if
-    the data has a `reference`. The title is the module's `describe()`. The page lets one compare
-    each pair in one frame, and sort by the figures of callbacks that are a `FigureSource`.
+    warning. The images are the very PNGs that `ImageWriter` wrote, beside the sources as the model
+    saw them, and the right results if the data has `truths`; at the bottom are real images if it
+    has a `reference`. The title is the module's `describe()`. The page lets one compare each pair
+    in one frame, and sort by the figures of callbacks that are a `FigureSource`.
 
     Args:
         max_pairs: pairs in the picture at most; of more images, evenly spread ones are shown.
@@ -108,7 +109,8 @@ class Gallery(Callback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, interrupted: bool) -> None:
         assert self._plan is not None
-        folder, sources = self._plan.folder, predict_data(trainer).sources
+        data, folder = predict_data(trainer), self._plan.folder
+        sources, truths = data.sources, data.truths
         readable = set(self._plan.keys)
         finished = {key: entry for key, entry in folder.finished().items() if key in readable}
         if not finished:
@@ -119,12 +121,13 @@ class Gallery(Callback):
         def read(key: str) -> Pair:
             figures = {name: x for of in per_image for name, x in of.get(key, {}).items()}
             source = pil_image(sources.pixels_of(key)) if sources is not None else None
-            captions = predict_data(trainer).captions(key)
-            return Pair(source, _read(folder, finished[key]), key, figures, captions)
+            truth = pil_image(truths.pixels_of(key)) if truths is not None else None
+            made = _read(folder, finished[key])
+            return Pair(source, made, key, figures, data.captions(key), truth)
 
         title = task_of(pl_module).describe()
         references = [pil_image(pixels) for pixels in self._references]
-        cut_off = f"interrupted after {len(finished)} of {len(predict_data(trainer).keys)} images"
+        cut_off = f"interrupted after {len(finished)} of {len(data.keys)} images"
         shown = evenly(list(finished), self.max_pairs)
         note = cut_off if interrupted else f"{len(shown)} of {len(finished)} images"
         picture = draw_gallery([read(key) for key in shown], title, note, references)
@@ -150,9 +153,10 @@ def draw_gallery(
     Small images are magnified by a whole factor to 128 pixels or more, large ones shrunk to 256.
     At least one pair; the real images are as many as fit in one row.
     """
-    side = _shown_side(pairs[0].translated.width)
-    columns = ceil(sqrt(len(pairs) * len(_names(pairs)) / 2))
-    width = max(_left(2 * columns - 1, side) + side + MARGIN, NARROWEST)
+    side, names = _shown_side(pairs[0].translated.width), _names(pairs)
+    together = max(len(names), 2)
+    columns = ceil(sqrt(2 * len(pairs) * len(names)) / together)
+    width = max(_left(together * columns - 1, side, together) + side + MARGIN, NARROWEST)
     blocks = [_head(title, note, width), _pairs(pairs, columns, side, width)]
     if references:
         blocks.append(_references(references, side, width))
@@ -178,26 +182,30 @@ def _head(title: str, note: str, width: int) -> Image.Image:
 
 def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:
     """What stands above the images of a pair."""
-    return ("source", "translated") if pairs[0].source is not None else ("made",)
+    names = ("source", "translated") if pairs[0].source is not None else ("made",)
+    return names if pairs[0].truth is None else (*names, RIGHT)
 
 
 def _pairs(pairs: Sequence[Pair], columns: int, side: int, width: int) -> Image.Image:
     header, names, line = TEXT + 14, _names(pairs), SMALL + 5
-    in_row = 2 * columns // len(names)
-    span = _left(len(names) - 1, side) + side - _left(0, side)
+    together = max(len(names), 2)
+    in_row = together * columns // len(names)
+    span = _left(len(names) - 1, side, together) + side - MARGIN
     below = [_below(pair, span) for pair in pairs]
     row_height = side + line * max(map(len, below)) + 19
     block = _blank(width, header + ceil(len(pairs) / in_row) * row_height)
     draw = ImageDraw.Draw(block)
-    for index in range(2 * columns):
-        middle = _left(index, side) + side / 2
+    for index in range(together * columns):
+        middle = _left(index, side, together) + side / 2
         name = names[index % len(names)]
         draw.text((middle, header - 6), name, INK, _font(TEXT), anchor="md")
     for index, pair in enumerate(pairs):
         row, column = divmod(index, in_row)
         top = header + row * row_height
-        shown = [image for image in (pair.source, pair.translated) if image is not None]
-        lefts = [_left(column * len(names) + place, side) for place in range(len(names))]
+        images = (pair.source, pair.translated, pair.truth)
+        shown = [image for image in images if image is not None]
+        places = range(column * len(names), (column + 1) * len(names))
+        lefts = [_left(place, side, together) for place in places]
         for left, image in zip(lefts, shown, strict=True):
             block.paste(_show(image, side), (left, top))
         for number, text in enumerate(below[index]):
@@ -232,10 +240,10 @@ def _blank(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width, height), "#ffffff")
 
 
-def _left(index: int, side: int) -> int:
-    """Where the image `index` of a row begins: they stand in pairs."""
-    pair, half = divmod(index, 2)
-    return MARGIN + pair * (2 * side + SEAM + GAP) + half * (side + SEAM)
+def _left(index: int, side: int, together: int = 2) -> int:
+    """Where the image `index` of a row begins: they stand together in twos or threes."""
+    block, place = divmod(index, together)
+    return MARGIN + block * (together * (side + SEAM) - SEAM + GAP) + place * (side + SEAM)
 
 
 def _shown_side(resolution: int) -> int:

@@ -159,7 +159,9 @@ class Runs:
 
         def read(key: str) -> Made:
             made = [pil_image(of.pixels_of(key)) for of in images]
-            return Made(key, pil_image(sources.pixels_of(key)), made, [of[key] for of in figures])
+            source = pil_image(sources.pixels_of(key))
+            truth = None if self.truths is None else pil_image(self.truths.pixels_of(key))
+            return Made(key, source, made, [of[key] for of in figures], truth)
 
         keys = worst_first(figures, table.columns)
         write_report(comparison.root / REPORT, table, keys, read)

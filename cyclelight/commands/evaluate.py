@@ -121,7 +121,7 @@ def evaluate(args: list[str]) -> int:
         seen = _look(judge, images, known, options, name)
         report = Report.of(seen, reference, judge, protocol, options.classes, asked=True)
         methods[name] = Judged(folders[name], images, report)
-    _tell(methods, sources, options)
+    _tell(methods, sources, truths, options)
     return 0
 
 
@@ -220,7 +220,12 @@ def _look(
     return judge.look(bar, images.keys, images.pixels, sources, options.device, truths=truths)
 
 
-def _tell(methods: Mapping[str, Judged], sources: SquareImages, options: Namespace) -> None:
+def _tell(
+    methods: Mapping[str, Judged],
+    sources: SquareImages,
+    truths: SquareImages | None,
+    options: Namespace,
+) -> None:
     """Print the table, then write the files."""
     settings = {name: Setting(name, theirs=judged.folder) for name, judged in methods.items()}
     results = {name: Result.of(j.report, options.classes) for name, j in methods.items()}
@@ -251,7 +256,7 @@ def _tell(methods: Mapping[str, Judged], sources: SquareImages, options: Namespa
     table.write(output)
     if not several:
         methods[first].report.write(output)
-        _write_gallery(output / "gallery.html", methods[first], sources, table.title)
+        _write_gallery(output / "gallery.html", methods[first], sources, truths, table.title)
         return
     for name, judged in methods.items():
         judged.report.write(output / settings[name].folder)
@@ -259,17 +264,22 @@ def _tell(methods: Mapping[str, Judged], sources: SquareImages, options: Namespa
 
     def read(key: str) -> Made:
         made = [pil_image(judged.images.pixels_of(key)) for judged in methods.values()]
-        return Made(key, pil_image(sources.pixels_of(key)), made, [of[key] for of in figures])
+        source = pil_image(sources.pixels_of(key))
+        truth = None if truths is None else pil_image(truths.pixels_of(key))
+        return Made(key, source, made, [of[key] for of in figures], truth)
 
     write_report(output / "report.html", table, worst_first(figures, table.columns), read)
 
 
-def _write_gallery(path: Path, judged: Judged, sources: SquareImages, title: str) -> None:
-    """A page of one method: sources beside their translations."""
+def _write_gallery(
+    path: Path, judged: Judged, sources: SquareImages, truths: SquareImages | None, title: str
+) -> None:
+    """A page of one method: sources beside their translations, and right results."""
 
     def read(key: str) -> Pair:
         source, made = (pil_image(of.pixels_of(key)) for of in (sources, judged.images))
-        return Pair(source, made, key, judged.report.images[key])
+        truth = None if truths is None else pil_image(truths.pixels_of(key))
+        return Pair(source, made, key, judged.report.images[key], truth=truth)
 
     keys = sorted(judged.report.images)
     write_page(path, title, "", keys, read, table=judged.report.summaries())

@@ -20,7 +20,7 @@ from cyclelight.metrics.figure_kinds import Score
 from cyclelight.runs.comparison_curves import curves_of, draw_curves
 from cyclelight.runs.comparison_lines import Line
 from cyclelight.runs.comparison_table import Table, by_group
-from cyclelight.runs.markup import escaped, image_tag
+from cyclelight.runs.markup import RIGHT, escaped, image_tag
 
 MOST_BYTES, FEWEST = 16_000_000, 4
 """The page's images have about this many bytes; but as many sources are shown."""
@@ -35,12 +35,14 @@ class Made:
         source: as the methods see it.
         images: of the size of the source, one for each line.
         figures: by name, of each line's image.
+        truth: the right result, where it is known: of all sources or of none.
     """
 
     key: str
     source: Image.Image
     images: Sequence[Image.Image]
     figures: Sequence[Mapping[str, float]]
+    truth: Image.Image | None = None
 
 
 def write_report(
@@ -56,13 +58,15 @@ def write_report(
             of the worst as of the best.
     """
     lines = [line for line in table.lines if line.setting is not None]
-    cards, size = dict[str, str](), 0
+    cards, size, ending = dict[str, str](), 0, ""
     # From both ends to the middle, as far as there is room.
     ends = [key for pair in zip(keys, reversed(keys), strict=True) for key in pair]
     for key in dict.fromkeys(ends):
         if len(cards) >= FEWEST and size * (1 + 1 / len(cards)) > MOST_BYTES:
             break
-        cards[key] = _card(read(key), lines, table)
+        made = read(key)
+        cards[key] = _card(made, lines, table)
+        ending = "" if made.truth is None else f" to the {RIGHT}"
         size += len(cards[key])
     shown = [key for key in keys if key in cards]
     few = f"{len(shown)} of {len(keys)} images, the worst and the best"
@@ -80,6 +84,7 @@ def write_report(
         sorters=_options([c.label for c in measured], _first(measured)),
         columns=escaped(json.dumps([[c.label, c.higher_is_better] for c in measured])),
         count=escaped(few if len(shown) < len(keys) else f"{len(shown)} images"),
+        ending=ending,
         cards="\n".join(cards[key] for key in shown),
     )
     write_text(path, page)
@@ -208,6 +213,8 @@ def _card(made: Made, lines: Sequence[Line], table: Table) -> str:
     ]
     labels = ["source", *(line.label for line in lines)]
     images = [made.source, *made.images]
+    if made.truth is not None:
+        labels, images = [*labels, RIGHT], [*images, made.truth]
     layers = "".join(
         f'<figure data-layer="{index}">{image_tag(image, "layer")}'
         f"<figcaption>{escaped(label)}</figcaption></figure>"

@@ -8,6 +8,8 @@ from html import escape
 from PIL import Image
 
 MISSING = "–"
+RIGHT = "right result"
+"""What stands beside a truth."""
 
 
 def escaped(text: str) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from cyclelight.errors import at_least
 from cyclelight.files import write_text
 from cyclelight.metrics.figures import image_figures
-from cyclelight.runs.markup import escaped, image_tag, short_number
+from cyclelight.runs.markup import RIGHT, escaped, image_tag, short_number
 from cyclelight.runs.report import Summary
 
 T = TypeVar("T")
@@ -30,7 +30,8 @@ BOUNDS = "Real: what real images reach. Untranslated: what the sources reach as 
 class Pair:
     """A source and its translation, RGB and of equal size, with the figures of this one image.
 
-    Without a source, `translated` is whatever was made. `captions` are shown below the name.
+    Without a source, `translated` is whatever was made. `captions` are shown below the name,
+    `truth`, the right result where it is known, beside both.
     """
 
     source: Image.Image | None
@@ -38,6 +39,7 @@ class Pair:
     key: str
     figures: Mapping[str, float] = field(default_factory=dict)
     captions: Sequence[str] = ()
+    truth: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def write_page(
             dash and sorted last.
         table: the figures of the whole run, shown above the pairs.
         references: real images of the target, shown at the bottom.
-        max_pairs: pairs at most, since each adds both of its PNGs to the file (about 20 kB at 64
+        max_pairs: pairs at most, since each adds its PNGs to the file (about 20 kB at 64
             pixels, 300 kB at 256); of more, evenly spread ones are shown, and the page says so.
 
     Raises:
@@ -91,14 +93,14 @@ def write_page(
     at_least(1, max_pairs=max_pairs)
     shown = evenly(keys, max_pairs)
     cards: list[tuple[str, Mapping[str, float], str]] = []  # Images as text, which is smaller.
-    alone = False
+    alone = known = False
     for key in shown:
         pair = read(key)
-        alone = pair.source is None
+        alone, known = pair.source is None, pair.truth is not None
         told = "".join(f"<p>{escaped(caption)}</p>" for caption in pair.captions)
-        cards.append((_frame(pair), pair.figures, told))
-    known = known_columns() if columns is None else columns
-    present = _present(known, (figures for _, figures, _ in cards))
+        cards.append((_shown(pair), pair.figures, told))
+    listed = known_columns() if columns is None else columns
+    present = _present(listed, (figures for _, figures, _ in cards))
     text = Template(files("cyclelight.runs").joinpath("page.html").read_text(encoding="utf-8"))
     page = text.substitute(
         title=escaped(title),
@@ -109,6 +111,7 @@ def write_page(
         sorters="".join(_sorter(column) for column in present),
         total=_count(len(shown), len(keys)),
         side=SMALLEST if len(shown) > 4 else LARGEST,
+        wide=" wide" if known else "",
         pairs="\n".join(
             _card(key, frame, figures, told, present)
             for key, (frame, figures, told) in zip(shown, cards, strict=True)
@@ -149,6 +152,14 @@ def _cell(column: Column, value: float) -> str:
     unit = f" <small>{escaped(column.unit)}</small>" if column.unit else ""
     name = f"{escaped(column.name)}{unit}"
     return f"<div{_hint(column)}><dt>{name}</dt><dd>{short_number(value)}</dd></div>"
+
+
+def _shown(pair: Pair) -> str:
+    """The frame, and beside it the right result."""
+    if pair.truth is None:
+        return _frame(pair)
+    right = f"{image_tag(pair.truth, 'truth')}<figcaption>{RIGHT}</figcaption>"
+    return f'<div class="known">{_frame(pair)}<figure>{right}</figure></div>'
 
 
 def _frame(pair: Pair) -> str:
