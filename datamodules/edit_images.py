@@ -18,8 +18,9 @@ class EditImages(TranslationImages):
     JSON list of objects, such as that published with CycleDiffusion (`img_path`, `encode_text`,
     `decode_text`), or a CSV file with columns `image`, `source_text`, `target_text`; both may have
     `scale` and `source_scale`, `truth` (an image, the right result), `group` (what kind of edit it
-    is) and `key`; in JSON also `mask`, where the image is to change, as PIE-Bench has it: it is
-    judged by that. PIE-Bench is taken as the folder that its makers give out.
+    is: figures are told by group, too) and `key`; in JSON also `mask`, where the image is to
+    change, as PIE-Bench has it: it is judged by that. PIE-Bench is taken as the folder that its
+    makers give out.
 
     The key of an edit is the name of its image; of an image's second edit `photo-2.png`; or what
     its row says. By these names `masks` has a mask for each edit, and `truth` a right result.

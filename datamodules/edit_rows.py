@@ -205,6 +205,15 @@ def keyed(edits: Iterable[Edit]) -> dict[str, Edit]:
     return dict(sorted(found.items()))
 
 
+def groups_of(edits: Mapping[str, Edit]) -> dict[str, set[str]]:
+    """The keys of the edits of each group, by its name; none where the table has none."""
+    found: dict[str, set[str]] = {}
+    for key, edit in edits.items():
+        for name in edit.groups:
+            found.setdefault(name, set()).add(key)
+    return dict(sorted(found.items()))
+
+
 def fields_of(edits: Mapping[str, Edit]) -> dict[str, dict[str, Any]]:
     """What batches have of each edit beside its image, by key; of each the same."""
     own = [n for n in SCALES if any(getattr(edit, n) is not None for edit in edits.values())]

@@ -32,7 +32,7 @@ ORDER = """
     guidance: langevin tfg guided
     runs: * folder curve fit_folder plan task checkpoints report markup page
     runs: sharding timing cost comparison comparison_cell comparison_lines comparison_best
-    runs: comparison_table comparison_curves comparison_page
+    runs: comparison_table comparison_curves comparison_page group_figures
     datamodules: listing colours matching
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching loaded

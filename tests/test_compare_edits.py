@@ -211,6 +211,35 @@ def test_a_cell_is_a_run_of_edit(compared: Path, tmp_path: Path) -> None:
     assert json.loads((cell / "made_by.json").read_text()).keys() == {"model"}
 
 
+def test_a_run_of_edit_tells_its_figures_by_group(
+    here: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The comparison's, of the one seed; printed, too."""
+    cell = compared / "cells" / "controlled" / "seed_1"
+    words = ["--config", str(cell / "config.yaml"), "--data.source", str(here / "table.csv")]
+    assert main(["edit", *words, "--output", str(tmp_path / "out")]) == 0
+    told, mine = capsys.readouterr().out, per_image(cell)
+    names = {"colour": "ab", "kind": "cd", "seen": "acd", "held out": "b"}
+    assert "PSNR to truth (dB) ↑, by group:" in told and "held out (n 1)" in told
+    for group, some in {"": "abcd", **names}.items():
+        rows = lines(tmp_path / "out", group)
+        assert list(rows) == ["untranslated", "edited"]
+        theirs = lines(compared, group)["untranslated"]
+        for figure in ("PSNR to truth", "nearest is truth", "SSIM", "S_CLIP", "S_D-CLIP"):
+            mean = np.mean([mine[f"{name}.png"][figure] for name in some])
+            assert float(rows["edited"][figure]) == pytest.approx(mean, abs=1e-9)
+            found = [row[figure] and float(row[figure]) for row in (rows["untranslated"], theirs)]
+            assert found[0] == pytest.approx(found[1], abs=1e-6)
+    # Without groups nothing of it, and what is made anew leaves no old table.
+    plain = tmp_path / "plain.json"
+    rows_there = json.loads((compared / "edits.json").read_text())
+    plain.write_text(json.dumps([{**row, "group": ""} for row in rows_there]))
+    words[-1] = str(plain)
+    assert main(["edit", *words, "--output", str(tmp_path / "out"), "--overwrite"]) == 0
+    assert "by group" not in capsys.readouterr().out
+    assert not (tmp_path / "out" / "table.csv").exists()
+
+
 def test_finished_runs_are_not_run_again(
     here: Path, compared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ from cyclelight.metrics.realism import IMAGENET_CLASSES
 from cyclelight.runs.comparison import Setting, settings_of
 from cyclelight.runs.comparison_cell import CELL, Cell
 from cyclelight.text.load import check_model_path, fingerprint_of
-from datamodules.edit_rows import Edit, fields_of
+from datamodules.edit_rows import Edit, fields_of, groups_of
 from datamodules.listing import Files, find_images
 
 SOURCES, EDITS, CELLS = "sources", "edits.json", "cells"
@@ -83,11 +83,7 @@ class Comparison:
     @property
     def groups(self) -> dict[str, set[str]]:
         """The keys of the edits of each group, by its name; none where the table has none."""
-        found: dict[str, set[str]] = {}
-        for key, edit in self.edits.items():
-            for name in edit.groups:
-                found.setdefault(name, set()).add(key)
-        return dict(sorted(found.items()))
+        return groups_of(self.edits)
 
     @property
     def title(self) -> str:

@@ -1,11 +1,17 @@
 """`lightning edit`: edit images by texts."""
 
+from pathlib import Path
+
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.predict import Predict, run
+from cyclelight.errors import printable
 from cyclelight.modules.editing import EditingModule
+from cyclelight.runs.group_figures import group_table
+from cyclelight.runs.task import task_of
 from datamodules.edit_images import EditImages
+from datamodules.edit_rows import groups_of
 
 WORDS = ("source", "source_text", "target_text")
 """What the words before the options are, below `--data.`."""
@@ -23,6 +29,22 @@ class Edit(Predict):
     words = "[IMAGE SOURCE_TEXT TARGET_TEXT | TABLE] --model.model DIR "
     default_model: type[LightningModule] = EditingModule
     default_data: type[LightningDataModule] = EditImages
+
+    def tell(self) -> None:
+        """Print the figures, and those by group, which also go to the tables of a comparison."""
+        super().tell()
+        if self.scores.report is None or not isinstance(self.datamodule, EditImages):
+            return
+        table = group_table(
+            self.scores.report,
+            groups_of(self.datamodule.edits),
+            row=OUTPUT,
+            title=task_of(self.model).describe(),
+            rate=self.scores.classes,
+        )
+        if table is not None:
+            table.write(Path(self.trainer.default_root_dir))
+            print(printable(f"\n{table.group_text()}"))
 
 
 def edit(args: list[str]) -> int:

@@ -72,6 +72,10 @@ class Predict(StageCLI):
         """What sees a batch before its images are written; nothing by default."""
         return []
 
+    def tell(self) -> None:
+        """Print the figures, on the first process."""
+        show(self.scores.report)
+
 
 def predict(args: list[str]) -> int:
     """`lightning predict`; the exit code."""
@@ -82,7 +86,7 @@ def run(stage: type[Predict], args: list[str]) -> int:
     """Make images as a stage does; the exit code."""
     cli = build(stage, args)
     make_images(cli)
-    show(cli.scores.report)
+    cli.tell()
     return 0
 
 

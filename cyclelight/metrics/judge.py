@@ -243,17 +243,20 @@ def score(
 class PerImage(Mapping[str, Mapping[str, float]]):
     """The figures of each image by its key, looked up when they are asked for.
 
-    They are those of its own, and whether it is of the class (1 or 0).
+    They are those of its own, and whether it is of the class (1 or 0); or where `of` is `source `,
+    those of its source as it is, as far as they are measured.
     """
 
-    def __init__(self, columns: Columns, classes: str | None = None) -> None:
-        self._columns, self._classes = columns, classes
+    def __init__(self, columns: Columns, classes: str | None = None, of: str = "") -> None:
+        self._columns, self._classes, self._of = columns, classes, of
 
     def __getitem__(self, key: str) -> dict[str, float]:
         if key not in self._columns:
             raise KeyError(key)
         names = self._columns.names
-        figures = {n: self._columns.value(key, n) for n in names if n in image_figures()}
+        told = {n.removeprefix(self._of): n for n in names if n.startswith(self._of)}
+        known = image_figures()
+        figures = {n: self._columns.value(key, column) for n, column in told.items() if n in known}
         if self._classes is not None and "label" in names:
             of_class = self._columns.value(key, "label") in classes_of(self._classes)
             figures = {self._classes: float(of_class), **figures}

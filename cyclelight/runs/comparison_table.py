@@ -167,6 +167,13 @@ class Table:
             parts += [f"% {by_group(column)}", table]
         return "\n".join(parts) + "\n"
 
+    def group_text(self) -> str:
+        """A table of each figure by groups, to be printed."""
+        return "\n\n".join(
+            f"{by_group(column)}\n{self._tabulated(*self.group_rows(column), 'simple')}"
+            for column in self.grouped
+        )
+
     def legend(self) -> list[str]:
         """What the numbers are, and what is missing."""
         spread = any(v.spread is not None for line in self.lines for v in line.figures.values())

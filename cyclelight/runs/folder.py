@@ -41,7 +41,10 @@ class Entry(TypedDict):
 
 
 IMAGES, MANIFEST, MADE_BY = "images", "manifest.jsonl", "made_by.json"
-MADE_OF_IMAGES = ("metrics.json", "metrics.csv", "gallery.png", "gallery.html")
+MADE_OF_IMAGES = (
+    *("metrics.json", "metrics.csv", "gallery.png", "gallery.html"),
+    *("table.csv", "table.md", "table.tex"),
+)
 """What a run makes of its images at the end."""
 
 

@@ -39,12 +39,14 @@ class Report:
         images: of each image: key => figure => value; the figures are the same of all.
         protocol: what FID, KID and class rates depend on, in one line; empty without them.
         notes: why a figure is missing.
+        sources: of each image's source as it is, like `images`, the figures that it has.
     """
 
     scores: Sequence[Score]
     images: Mapping[str, Mapping[str, float]]
     protocol: str = ""
     notes: Sequence[str] = field(default_factory=list)
+    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Report:
             PerImage(images, classes),
             protocol.describe() if judge.network is not None else "",
             [*judge.notes, *_missing(images, reference, judge, classes if asked else None)],
+            PerImage(images, of="source "),
         )
 
     def write(self, folder: Path) -> None:
