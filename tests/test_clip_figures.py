@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from cyclelight.cli import main
+from cyclelight.domains.model_files import without_bars
+from cyclelight.guidance.clip import ClipEnergy
 from cyclelight.metrics.edits import (
     Seen,
     clip_score,
@@ -20,6 +23,7 @@ from cyclelight.metrics.edits import (
     source_match,
 )
 from cyclelight.text.clip import Clip
+from cyclelight.text.load import load_text_model
 
 # Lightning 2.6 with torch 2.15.
 pytestmark = [
@@ -102,6 +106,28 @@ def edit(table: Path, output: Path, *more: str) -> int:
 
 def pixels(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path, formats=["PNG"])))[None]
+
+
+def test_loading_draws_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where transformers would draw one, which it does again for others."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.enable_progress_bar()
+    try:
+        CLIPModel.from_pretrained(CLIP, local_files_only=True)
+        assert "Loading weights" in capfd.readouterr().err
+        Clip(str(CLIP))
+        load_text_model(ROOT / "emoji_text")
+        energy = ClipEnergy(str(CLIP), "a red apple")
+        energy.load(32)
+        assert not capfd.readouterr().err
+        assert transformers_logging.is_progress_bar_enabled()
+        with pytest.raises(KeyError), without_bars():
+            assert not transformers_logging.is_progress_bar_enabled()
+            raise KeyError
+        assert transformers_logging.is_progress_bar_enabled()
+    finally:
+        if not shown:
+            transformers_logging.disable_progress_bar()
 
 
 def test_figures_of_a_run(edits: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from cyclelight.errors import BadValue, MissingFile, first_line, printable
 from cyclelight.files import check_zip, read_json
@@ -65,6 +66,19 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         diffusers_logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers draws a bar for each network that it loads; what it warns of is left alone."""
+    log: Any = transformers_logging
+    shown = log.is_progress_bar_enabled()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            log.enable_progress_bar()
 
 
 def build(config: Mapping[str, Any], kind: type) -> Any:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from cyclelight.diffusion.noise import Noise
+from cyclelight.domains.model_files import without_bars
 from cyclelight.errors import BadValue, MissingFile, at_least, first_line
 from cyclelight.guidance.augment import augment
 from cyclelight.guidance.energy import Energy, file_digest
@@ -41,7 +42,8 @@ class ClipEnergy(Energy):
 
     def load(self, resolution: int) -> None:
         try:
-            model: Any = CLIPModel.from_pretrained(self.clip, local_files_only=True)
+            with without_bars():
+                model: Any = CLIPModel.from_pretrained(self.clip, local_files_only=True)
             tokenizer = CLIPTokenizer.from_pretrained(self.clip, local_files_only=True)
             processor: Any = CLIPImageProcessor.from_pretrained(self.clip, local_files_only=True)
         except Exception as error:  # transformers raises a dozen kinds for a bad folder

@@ -9,7 +9,7 @@ from transformers import ViTModel
 
 from cyclelight.diffusion.pixels import three_channels
 from cyclelight.domains.hub import display_name, resolve
-from cyclelight.domains.model_files import check_loaded, check_weights
+from cyclelight.domains.model_files import check_loaded, check_weights, without_bars
 from cyclelight.errors import BadValue, MissingFile, first_line
 
 FILES = ["config.json", "model.safetensors", "pytorch_model.bin"]
@@ -39,13 +39,14 @@ class Dino(nn.Module):
         check_weights(folder, argument)
         kind: Any = ViTModel
         try:
-            self.model, report = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-                add_pooling_layer=False,
-            )
+            with without_bars():
+                self.model, report = kind.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    dtype=torch.float32,
+                    add_pooling_layer=False,
+                )
         except Exception as error:  # transformers raises a dozen kinds for a bad folder
             told = f"{argument}: {folder} cannot be read: {first_line(error)}"
             raise BadValue(argument, told) from error

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from cyclelight.domains.hub import display_name, resolve
-from cyclelight.domains.model_files import check_loaded, check_weights
+from cyclelight.domains.model_files import check_loaded, check_weights, without_bars
 from cyclelight.errors import BadValue, MissingFile, first_line
 from cyclelight.text.tokens import check_length, token_ids
 
@@ -82,9 +82,10 @@ def _load(folder: Path, argument: str) -> tuple[Any, Any, Any]:
     """(model, tokenizer, image processor)."""
     kind: Any = CLIPModel
     try:
-        model, report = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
+        with without_bars():
+            model, report = kind.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            )
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises a dozen kinds for a bad folder

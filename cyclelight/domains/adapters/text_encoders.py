@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from cyclelight.domains.model_files import check_loaded, check_size, check_weights, held, judged
+from cyclelight.domains.model_files import (
+    check_loaded,
+    check_size,
+    check_weights,
+    held,
+    judged,
+    without_bars,
+)
 from cyclelight.errors import BadValue, first_line, printable
 from cyclelight.files import read_json
 from cyclelight.networks.sizes import check_config
@@ -128,15 +135,13 @@ def load_encoder(
 def _quiet() -> Iterator[None]:
     """transformers' own remarks and bars are for its programmers."""
     log: Any = transformers_logging
-    verbosity, shown = log.get_verbosity(), log.is_progress_bar_enabled()
+    verbosity = log.get_verbosity()
     log.set_verbosity(log.CRITICAL)
-    log.disable_progress_bar()
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         log.set_verbosity(verbosity)
-        if shown:
-            log.enable_progress_bar()
 
 
 def load_clip(
