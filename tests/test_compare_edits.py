@@ -22,6 +22,7 @@ from cyclelight.commands.comparison_plan import plan
 from cyclelight.commands.recipes import with_recipes
 from cyclelight.diffusion.pixels import to_float, to_uint8
 from cyclelight.metrics.faithfulness import psnr
+from cyclelight.modules import editing
 from cyclelight.text.attention import AttentionControl
 from datamodules.edit_rows import keyed, read_edits
 
@@ -238,6 +239,30 @@ def test_a_run_of_edit_tells_its_figures_by_group(
     assert main(["edit", *words, "--output", str(tmp_path / "out"), "--overwrite"]) == 0
     assert "by group" not in capsys.readouterr().out
     assert not (tmp_path / "out" / "table.csv").exists()
+
+
+def test_the_model_is_loaded_once(
+    here: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all cells that run it alike, and they make what each makes alone."""
+    loads = list[str]()
+
+    def counted(path: str, **settings: Any) -> Any:
+        loads.extend([path] * (settings.get("device") != "meta"))
+        return cyclelight.load_text_model(path, **settings)
+
+    monkeypatch.setattr(editing, "load_text_model", counted)
+    method = {"class_path": "CycleDiffusion"}
+    method["init_args"] = {"steps": 3, "strength": 0.8, "cleanup": 0}  # type: ignore[assignment]
+    rows = {"ours": {"method": method, "over": {"scale": [1.5, 3.0]}}}
+    words = configured(here, tmp_path / "out", rows=rows)
+    assert main(words) == 0
+    assert len(loads) == 1  # Of four cells.
+    for cell in ("ours_scale_1.5", "ours_scale_3.0"):
+        for seed in ("seed_0", "seed_1"):
+            mine, alone = (root / "cells" / cell / seed for root in (tmp_path / "out", compared))
+            for name in ("images/a.png", "images/d.png", "metrics.csv"):
+                assert (mine / name).read_bytes() == (alone / name).read_bytes()
 
 
 def test_finished_runs_are_not_run_again(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
@@ -23,6 +23,7 @@ from cyclelight.errors import printable
 from cyclelight.files import write_text
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.judge import Judge, PerImage
+from cyclelight.modules.editing import ready_model
 from cyclelight.modules.translation import ready_domain
 from cyclelight.runs.comparison_best import best_of, check_best
 from cyclelight.runs.comparison_cell import Cell
@@ -74,6 +75,8 @@ class Runs:
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self.load_domain = cache(ready_domain)
+        # Of the last kind of engine alone: two text models may be more than the memory holds.
+        self.load_model = lru_cache(maxsize=1)(ready_model)
         self.truths = self._squares(comparison.truths) if comparison.truths else None
         self.candidates = self._candidates() if comparison.candidates else None
         self.regions = regions_of(comparison.edits, comparison.resolution)
@@ -182,7 +185,9 @@ class Runs:
         cli = build(
             Editing if self.comparison.edits else Translation, words_of(self.comparison, cell)
         )
-        if not self.comparison.edits:
+        if self.comparison.edits:
+            cli.model.load_model = self.load_model
+        else:
             cli.model.load_domain = self.load_domain
         cli.datamodule.read_candidates = lambda side: self.candidates
         cli.scores.make_judge = lambda *args, **settings: self.judge

@@ -1,6 +1,6 @@
 """EditingModule: edit images by texts (`lightning edit`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,18 @@ from cyclelight.runs.task import Task
 from cyclelight.text.attention import AttentionControl, watch
 from cyclelight.text.control import plan_of
 from cyclelight.text.load import check_model_path, fingerprint_of, load_text_model
+from cyclelight.text.model import TextModel
 from datamodules.items import Items
 from datamodules.predict_data import predict_data
+
+
+def ready_model(
+    path: str, resolution: int | None, tiled: bool, engine: Engine, precision: str
+) -> TextModel:
+    """A text model from its folder, with its network run as the engine says, in a precision."""
+    model = load_text_model(path, resolution=resolution, tiled=tiled)
+    engine.speed_up_network(model.denoiser, precision)
+    return model
 
 
 class EditingModule(Task):
@@ -92,6 +102,8 @@ class EditingModule(Task):
             watch(bare.denoiser.network)  # Told here if there is nothing to control.
             self._timesteps = _controlled_steps(control, method, engine, self._schedule)
             self.engine = replace(engine, graphs=False)
+        self.load_model: Callable[[str, int | None, bool, Engine, str], TextModel] = ready_model
+        """Gives the model of a run; several runs may share what it gives."""
 
     @property
     def resolution(self) -> int:
@@ -114,8 +126,8 @@ class EditingModule(Task):
         self.check_texts(predict_data(self.trainer).loaded)
         if getattr(predict_data(self.trainer), "masks", None) is not None:
             check_masks(self.method, "data.masks")
-        self.model = load_text_model(self._path, resolution=self._side, tiled=self._tiled)
-        self.engine.speed_up_network(self.model.denoiser, str(self.trainer.precision))
+        how = self.engine, str(self.trainer.precision)
+        self.model = self.load_model(self._path, self._side, self._tiled, *how)
         # As sub-modules, Lightning moves these to its device.
         self.networks = nn.ModuleDict({"model": self.model.denoiser, **self.method.networks()})
 
