@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -34,6 +35,10 @@ class PredictData(LightningDataModule, ABC):
     """What can be made: `SquareImages` where there are sources; known after `setup`."""
     reference_images: SquareImages | None = None
     """Real images of what is made, to judge it by, if there are any; known after `setup`."""
+    part_references: Mapping[str, SquareImages] = MappingProxyType({})
+    """The same of each part of the task that has them, where it has several, see `Task.parts`."""
+    parts: Sequence[str] = ("",)
+    """The names of the task's parts; `setup` sets them before `load`."""
     truths: SquareImages | None = None
     """What each image should be, by its key, if that is known; after `setup`."""
     candidates: SquareImages | None = None
@@ -70,7 +75,7 @@ class PredictData(LightningDataModule, ABC):
         """Look at the sources at the resolution of the trainer's task, in its channels."""
         assert self.trainer is not None
         task = task_of(self.trainer.lightning_module)
-        self.channels = task.channels
+        self.channels, self.parts = task.channels, list(task.parts)
         self.load(task.resolution)
 
     @property
@@ -98,9 +103,13 @@ class PredictData(LightningDataModule, ABC):
         groups = self.groups() if plan is None else plan.batches(done=False)
         return batch_loader(self.loaded, groups, self.num_workers, self.trainer)
 
-    def reference_pixels(self, count: int) -> list[Tensor]:
-        """Up to `count` real images of the target, evenly spread: (R, R, C), uint8 each."""
-        images = self.reference_images
+    def reference_of(self, part: str) -> SquareImages | None:
+        """The real images that a part is judged by, if there are any; after `setup`."""
+        return self.part_references.get(part) if part else self.reference_images
+
+    def reference_pixels(self, count: int, part: str = "") -> list[Tensor]:
+        """Up to `count` real images of a part, evenly spread: (R, R, C), uint8 each."""
+        images = self.reference_of(part)
         total = len(images) if images is not None else 0
         count = min(count, total)
         return [images.pixels(index * total // count) for index in range(count)] if images else []

@@ -26,7 +26,8 @@ class TranslationImages(PredictData):
         source: an image file, a folder (searched recursively), or a pattern such as
             `cats/*.jpg` or `cats/**/*.png`, in quotes lest the shell expand it.
         reference: folder of real images of the target domain, which the results are measured
-            against and shown beside.
+            against and shown beside; of several targets a list, in their order, with null for one
+            that has none.
         batch_size: images per step and process.
         num_workers: processes that decode images; 0 does it between batches, which take far longer.
         fit_mode: `crop` to the largest centred square, or `letterbox` on white.
@@ -46,7 +47,7 @@ class TranslationImages(PredictData):
     def __init__(
         self,
         source: str,
-        reference: str | None = None,
+        reference: list[str | None] | str | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         fit_mode: FitMode = "crop",
@@ -58,7 +59,8 @@ class TranslationImages(PredictData):
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
         self.files = self.find(source)
-        self.reference_files = _folder("reference", reference)
+        given = reference if isinstance(reference, list) else [reference]
+        self.reference_files = [_folder("reference", folder) for folder in given]
         self.source, self.reference, self.masks = source, reference, masks
         self.mask_files = {} if masks is None else counterparts(self.keys, masks, "masks")
         self.truth_files = self.find_truths(truth)
@@ -99,6 +101,7 @@ class TranslationImages(PredictData):
         Raises:
             ValueError: a file is unreadable under `raise`, or none is readable under `skip`.
         """
+        self._check_parts()
         made = self.items
         wanted = (resolution, self.channels)
         if isinstance(made, SquareImages) and (made.resolution, made.channels) == wanted:
@@ -116,10 +119,27 @@ class TranslationImages(PredictData):
             )
         if not len(self.items):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
-        if self.reference_files:
-            self.reference_images = self._squares(self.reference_files, resolution)
+        read = [
+            self._squares(files, resolution) if files else None for files in self.reference_files
+        ]
+        if "" in self.parts:
+            self.reference_images = read[0]
+        else:
+            named = zip(self.parts, read, strict=False)
+            self.part_references = {part: images for part, images in named if images is not None}
         if self.truth_files:
             self._load_truths(resolution)
+
+    def _check_parts(self) -> None:
+        """Raises ValueError unless references, and the truth, are those of so many targets."""
+        targets = None if "" in self.parts else len(self.parts)
+        given = len(self.reference) if isinstance(self.reference, list) else None
+        if self.reference is not None and given != targets:
+            told = "one folder" if given is None else f"a list of {given}"
+            wanted = "one folder" if targets is None else f"a list of {targets}, one for each"
+            raise BadValue("reference", f"reference: got {told}, and the targets need {wanted}")
+        if targets is not None and self.truth_files:
+            raise BadValue("truth", "truth: it is that of one target, not of a list of them")
 
     def _load_truths(self, resolution: int) -> None:
         files = [(key, self.truth_files[key]) for key in self.loaded.keys]

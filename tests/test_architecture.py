@@ -20,7 +20,7 @@ ORDER = """
     text: * tokens prompts guided blend attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut onnx
     domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl flow
-    chains: * loop ddgan source latent_code lockstep encode decode sample diffae invert
+    chains: * loop ddgan source shared latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine analysis
     methods: * base ilvr ddib egsde generator cut one_step
     methods: sdedit cyclediffusion edit_friendly ddcm flowedit translate
@@ -30,7 +30,7 @@ ORDER = """
     metrics: paired
     guidance: * generators load augment energy classifiers clip energies steering
     guidance: langevin tfg guided
-    runs: * folder curve fit_folder plan task checkpoints report markup page
+    runs: * folder curve fit_folder task plan checkpoints report markup page
     runs: sharding timing cost comparison comparison_cell comparison_lines comparison_best
     runs: comparison_table comparison_curves comparison_page group_figures
     datamodules: listing colours matching
@@ -41,7 +41,7 @@ ORDER = """
     datamodules: predict_data
     datamodules: regions translation_images edit_rows edit_images new_images *
     callbacks: * ema loss_curve fit_progress preemption resumption samples
-    callbacks: writer progress texts scores gallery
+    callbacks: writer progress texts scores sample_scores gallery
     callbacks: plot traces guidance_scores cost
     modules: * training denoiser domain autoencoder text clip covariance ddgan diffae
     modules: diffae_latent translation guidance editing

@@ -6,7 +6,7 @@ from math import ceil, sqrt
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -19,7 +19,7 @@ from cyclelight.runs.markup import RIGHT
 from cyclelight.runs.page import Pair, evenly, write_page
 from cyclelight.runs.plan import Plan, plan_of
 from cyclelight.runs.report import Summary
-from cyclelight.runs.task import task_of
+from cyclelight.runs.task import PartCallback
 from datamodules.predict_data import predict_data
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -48,7 +48,7 @@ class FigureSource(Protocol):
         """Figures of the whole run."""
 
 
-class Gallery(Callback):
+class Gallery(PartCallback):
     """Writes `gallery.png` and `gallery.html` to the run folder at the end of `predict`.
 
     When the run is interrupted, they show what was finished; that they cannot be written is a
@@ -61,14 +61,15 @@ class Gallery(Callback):
         max_pairs: pairs in the picture at most; of more images, evenly spread ones are shown.
         page_pairs: the same for the page, which holds its images (about 20 kB a pair at 64 pixels,
             300 kB at 256).
+        part: which part of the task, see `Task.parts`: each has a gallery of its own.
 
     Raises:
         ValueError: `max_pairs` or `page_pairs` is not positive.
     """
 
-    def __init__(self, max_pairs: int = 16, page_pairs: int = 200) -> None:
+    def __init__(self, max_pairs: int = 16, page_pairs: int = 200, part: str = "") -> None:
         at_least(1, max_pairs=max_pairs, page_pairs=page_pairs)
-        self.max_pairs, self.page_pairs = max_pairs, page_pairs
+        self.max_pairs, self.page_pairs, self.part = max_pairs, page_pairs, part
         self._plan: Plan | None = None
         self._references: list[Tensor] = []
 
@@ -76,14 +77,14 @@ class Gallery(Callback):
         """Read the real images: should that fail, then before the run rather than after it."""
         if stage != "predict":
             return
-        if plan_of(trainer) is None:
+        if plan_of(trainer, self.part) is None:
             raise ValueError("the callback Gallery shows what ImageWriter writes: add it before")
         if trainer.is_global_zero:
-            self._references = predict_data(trainer).reference_pixels(self.max_pairs)
+            self._references = predict_data(trainer).reference_pixels(self.max_pairs, self.part)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An error before this has nothing to show."""
-        self._plan = plan_of(trainer)
+        self._plan = plan_of(trainer, self.part)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After that of `ImageWriter`, where all processes have written their last image."""
@@ -115,7 +116,8 @@ class Gallery(Callback):
         finished = {key: entry for key, entry in folder.finished().items() if key in readable}
         if not finished:
             return
-        measures = [c for c in trainer.callbacks if isinstance(c, FigureSource)]  # type: ignore[attr-defined]
+        known = [c for c in trainer.callbacks if isinstance(c, FigureSource)]  # type: ignore[attr-defined]
+        measures = [c for c in known if getattr(c, "part", self.part) == self.part]
         per_image = [measure.per_image() for measure in measures]
 
         def read(key: str) -> Pair:
@@ -125,7 +127,7 @@ class Gallery(Callback):
             made = _read(folder, finished[key])
             return Pair(source, made, key, figures, data.captions(key), truth)
 
-        title = task_of(pl_module).describe()
+        title = self.task(pl_module).describe()
         references = [pil_image(pixels) for pixels in self._references]
         cut_off = f"interrupted after {len(finished)} of {len(data.keys)} images"
         shown = evenly(list(finished), self.max_pairs)

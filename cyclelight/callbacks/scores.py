@@ -1,34 +1,23 @@
 """Figures of a run: how real and how faithful its images are."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
-from cyclelight.callbacks.samples import domain_of
 from cyclelight.callbacks.texts import check_texts, load_clip, load_dino, warn_of_texts
-from cyclelight.chains.engine import Engine
-from cyclelight.chains.sample import sample
-from cyclelight.chains.source import check_eta
-from cyclelight.diffusion.pixels import to_uint8
-from cyclelight.errors import BadValue, at_least
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.figures import classes_of
 from cyclelight.metrics.gather import agree, gather
 from cyclelight.metrics.judge import Judge, PerImage
 from cyclelight.metrics.protocol import protocol_of
 from cyclelight.metrics.realism import IMAGENET_CLASSES
-from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.plan import plan_of
 from cyclelight.runs.report import Report, Summary
-from cyclelight.runs.task import Task, task_of
-from datamodules import DomainData
+from cyclelight.runs.task import PartCallback, Task
 from datamodules.order import groups_of
 from datamodules.predict_data import predict_data
 from datamodules.square_images import SquareImages
@@ -39,7 +28,7 @@ BATCH = 32
 """Reference images that a feature network sees at a time."""
 
 
-class TaskScores(Callback):
+class TaskScores(PartCallback):
     """Measures a `predict` run: `metrics.json`, `metrics.csv` and a table.
 
     Faithfulness to the source always, and nearness to the right results if the data has these (its
@@ -97,13 +86,12 @@ class TaskScores(Callback):
         """Load the feature network: should it be missing, then before the run, not after it."""
         if stage != "predict":
             return
-        resolution = task_of(pl_module).resolution
         data = predict_data(trainer)
-        realism = data.reference_images is not None or self.classes is not None
+        realism = data.reference_of(self.part) is not None or self.classes is not None
         self.judge = self.make_judge(
             self.protocol if realism else None,
             self.weights,
-            resolution=resolution,
+            resolution=self.task(pl_module).resolution,
             sources=data.sources is not None,
             clip=self.clip,
             truth=data.truths is not None,
@@ -118,15 +106,15 @@ class TaskScores(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Know by its name what the images show, and go where they are."""
-        if self.classes is None and predict_data(trainer).reference_images is not None:
-            kind = task_of(pl_module).kind
+        if self.classes is None and predict_data(trainer).reference_of(self.part) is not None:
+            kind = self.task(pl_module).kind
             self.classes = kind if kind in IMAGENET_CLASSES else None
         self.judge.to(pl_module.device)
-        self._judge_earlier(trainer, task_of(pl_module))
+        self._judge_earlier(trainer, self.task(pl_module))
 
     def _judge_earlier(self, trainer: Trainer, task: Task) -> None:
         """Judge this process's share of what an earlier run finished, in the very same batches."""
-        plan, sources = plan_of(trainer), predict_data(trainer).sources
+        plan, sources = plan_of(trainer, self.part), predict_data(trainer).sources
         if plan is None:
             return
         folder, keys = plan.folder, plan.keys
@@ -167,20 +155,21 @@ class TaskScores(Callback):
                 right = torch.stack([data.truths.pixels_of(key) for key in keys]).to(outputs)
             if data.regions is not None:
                 inside = torch.stack([data.regions[key] for key in keys]).to(outputs.device)
-            judged = self.judge(outputs, batch.get("image"), texts, right, inside)
+            images = self.share(pl_module, outputs)
+            judged = self.judge(images, batch.get("image"), texts, right, inside)
             self._seen.add(keys, judged)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the reference, gather, and write the figures."""
-        data = predict_data(trainer)
-        reference = self.look_at_reference(self.judge, data.reference_images, trainer)
+        images = predict_data(trainer).reference_of(self.part)
+        reference = self.look_at_reference(self.judge, images, trainer)
         everything, real = gather(self._seen), gather(reference)
         if trainer.is_global_zero:
             self._seen = everything  # For the gallery.
             self.report = Report.of(
                 everything, real, self.judge, self.protocol, self.classes, asked=self.asked
             )
-            self.report.write(Path(trainer.default_root_dir))
+            self.report.write(self.root(trainer))
             warn_of_texts(self.report.images, self.least_match)
 
     def per_image(self) -> Mapping[str, Mapping[str, float]]:
@@ -190,97 +179,6 @@ class TaskScores(Callback):
     def table(self) -> list[Summary]:
         """The figures over all images; none before the end."""
         return self.report.summaries() if self.report is not None else []
-
-
-class SampleScores(Callback):
-    """Samples a domain in `test` and scores the samples against its validation images.
-
-    Args:
-        samples: how many; 0 for none.
-        steps: timesteps of the chain.
-        eta: 0 (DDIM) to 1 (DDPM).
-        seed: of the samples; the n-th sample depends on this and on n alone.
-        batch_size: samples at a time in each process.
-        protocol, network, weights: as in `TaskScores`.
-        classes: cat, dog or wild: whose share of the samples is told; by default the domain's name.
-        folder: where the samples and the figures are written; None for nowhere.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
-
-    def __init__(
-        self,
-        samples: int = 100,
-        steps: int = 100,
-        eta: float = 1.0,
-        seed: int = 0,
-        batch_size: int = 25,
-        protocol: str = "default",
-        network: str | None = None,
-        weights: str | None = None,
-        classes: str | None = None,
-        folder: str | None = None,
-    ) -> None:
-        at_least(0, samples=samples)
-        at_least(1, steps=steps, batch_size=batch_size)
-        check_eta("eta", eta)
-        if classes is not None:
-            classes_of(classes)
-        self.protocol = protocol_of(protocol, network)
-        self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
-        self.batch_size, self.weights = batch_size, weights
-        self.classes, self.asked, self.folder = classes, classes is not None, folder
-        self.report: Report | None = None
-        """Of the last run; on the first process only."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the feature network: should it be missing, then before the run."""
-        if stage != "test" or not self.samples:
-            return
-        domain = domain_of(pl_module)
-        if self.steps > domain.schedule.timesteps:
-            raise BadValue(
-                "steps", f"steps must be at most {domain.schedule.timesteps}, got {self.steps}"
-            )
-        if self.classes is None and domain.name in IMAGENET_CLASSES:
-            self.classes = domain.name
-        self.judge = Judge(self.protocol, self.weights, resolution=domain.resolution, sources=False)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sample, judge, gather and write."""
-        if not self.samples:
-            return
-        data = getattr(trainer, "datamodule", None)
-        val_images = data.val_images if isinstance(data, DomainData) else None
-        if val_images is None:
-            got = type(data).__name__
-            raise ValueError(f"test takes a DomainData, such as DomainImages, got {got}")
-        self.judge.to(pl_module.device)
-        keys = [f"sample_{index:05d}.png" for index in range(self.samples)]
-        folder = RunFolder(self.folder, keys) if self.folder is not None else None
-        samples, domain, seed = Columns(), domain_of(pl_module), self.seed
-        # A copy, since the module's own network is left as it is.
-        domain = replace(domain, denoiser=deepcopy(domain.denoiser))
-        Engine().speed_up(domain, str(trainer.precision))
-        for group in share(groups_of(len(keys), self.batch_size), trainer, "samples"):
-            batch = keys[group.start : group.stop]
-            drawn = sample(
-                domain, len(batch), steps=self.steps, eta=self.eta, seed=seed, keys=batch
-            )
-            images = to_uint8(drawn)
-            for key, image in zip(batch, images, strict=True):
-                if folder is not None:
-                    folder.write_image(key, image)
-            samples.add(batch, self.judge(images))
-        reference = look_at_share(self.judge, val_images, trainer)
-        everything, real = gather(samples), gather(reference)
-        if trainer.is_global_zero:
-            self.report = Report.of(
-                everything, real, self.judge, self.protocol, self.classes, asked=self.asked
-            )
-            if folder is not None:
-                self.report.write(folder.root)
 
 
 def look_at_share(judge: Judge, images: SquareImages | None, trainer: Trainer) -> Columns:

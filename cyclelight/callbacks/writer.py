@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cyclelight.runs.folder import RunFolder
 from cyclelight.runs.plan import Plan, Planner
-from cyclelight.runs.task import task_of
 from datamodules.predict_data import PredictData, predict_data
 
 PIXELS = ("image", "mask")
@@ -21,15 +20,16 @@ PIXELS = ("image", "mask")
 class ImageWriter(Planner):
     """Writes each image of a `Task` to the run folder, while the next batch is being made.
 
-    The folder is the trainer's `default_root_dir`. With several processes each writes its own
-    images. What an earlier run has finished in the same folder is not made again.
+    The folder is the trainer's `default_root_dir`, or one below. With several processes each writes
+    its own images. What an earlier run has finished in the same folder is not made again.
 
     Args:
         overwrite: begin anew: remove what an earlier run left, and make everything.
+        part: which part of the task, see `Task.parts`: each has a writer of its own.
     """
 
-    def __init__(self, overwrite: bool = False) -> None:
-        self.overwrite = overwrite
+    def __init__(self, overwrite: bool = False, part: str = "") -> None:
+        self.overwrite, self.part = overwrite, part
         self._threads = ThreadPoolExecutor(thread_name_prefix="writer")
         self._writing: list[Future[None]] = []
 
@@ -38,7 +38,7 @@ class ImageWriter(Planner):
         if stage != "predict":
             return
         data = predict_data(trainer)
-        folder = RunFolder(trainer.default_root_dir, data.keys)
+        folder = RunFolder(self.root(trainer), data.keys)
         done = frozenset() if self.overwrite else self._done(trainer, data, folder)
         self.plan = Plan(folder, data.loaded.keys, data.groups(), done)
 
@@ -82,11 +82,12 @@ class ImageWriter(Planner):
         dataloader_idx: int = 0,
     ) -> None:
         """Begin to write the images of a batch, when those of the last one are written."""
-        assert isinstance(outputs, Tensor) and len(outputs) == len(batch["key"])
+        images = self.share(pl_module, outputs)
+        assert len(images) == len(batch["key"])
         self._finish()
-        seed = task_of(pl_module).seed
+        seed = self.task(pl_module).seed
         fields = {name: values for name, values in batch.items() if name not in PIXELS}
-        for index, image in enumerate(outputs.cpu()):
+        for index, image in enumerate(images.cpu()):
             entry = {name: values[index] for name, values in fields.items()}
             self._writing.append(self._threads.submit(self._write, image, entry, seed))
 

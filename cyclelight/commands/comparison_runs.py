@@ -190,8 +190,9 @@ class Runs:
         else:
             cli.model.load_domain = self.load_domain
         cli.datamodule.read_candidates = lambda side: self.candidates
-        cli.scores.make_judge = lambda *args, **settings: self.judge
-        cli.scores.look_at_reference = self.look_at_reference
+        for scores in cli.scores:
+            scores.make_judge = lambda *args, **settings: self.judge
+            scores.look_at_reference = self.look_at_reference
         try:
             make_images(cli)
         except UsageError as error:

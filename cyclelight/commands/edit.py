@@ -33,14 +33,15 @@ class Edit(Predict):
     def tell(self) -> None:
         """Print the figures, and those by group, which also go to the tables of a comparison."""
         super().tell()
-        if self.scores.report is None or not isinstance(self.datamodule, EditImages):
+        [scores] = self.scores
+        if scores.report is None or not isinstance(self.datamodule, EditImages):
             return
         table = group_table(
-            self.scores.report,
+            scores.report,
             groups_of(self.datamodule.edits),
             row=OUTPUT,
             title=task_of(self.model).describe(),
-            rate=self.scores.classes,
+            rate=scores.classes,
         )
         if table is not None:
             table.write(Path(self.trainer.default_root_dir))

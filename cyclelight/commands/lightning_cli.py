@@ -281,7 +281,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
-def show(report: Report | None) -> None:
-    """The table of figures, on the first process."""
+def show(report: Report | None, part: str = "") -> None:
+    """The table of figures, on the first process, under the name of what they are of, if any."""
     if report is not None and (report.scores or report.notes):
-        print(printable(report))
+        print(printable(f"{part}\n{report}" if part else report))

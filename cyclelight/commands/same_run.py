@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
-from cyclelight.commands.lightning_cli import SaveConfig, StageCLI
+from cyclelight.commands.lightning_cli import SaveConfig
 from cyclelight.files import write_json
 from cyclelight.runs.folder import IMAGES, MADE_BY, RunFolder
-from cyclelight.runs.task import task_of
+from cyclelight.runs.task import Task, task_of
 from datamodules.predict_data import PredictData
 
 INDIFFERENT = (
@@ -18,8 +20,11 @@ INDIFFERENT = (
     *("data.reference", "data.truth", "data.candidates"),
 )
 """Settings that may change between two runs of `predict` into one folder."""
+CONFIG = "config.yaml"
 PATHS = ("source", "masks")
 """Of the data's settings, those that are kept by their full paths."""
+OF_PARTS = (("model", "target"), ("data", "reference"))
+"""Settings that are lists where a task has several parts: a value for each."""
 START_OVER = "take another --output, or start over with --overwrite"
 
 
@@ -39,13 +44,29 @@ class SaveRun(SaveConfig):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The sources by their full paths, since the next run may be started elsewhere."""
-        self.config = self.config.clone()
-        settings = self.config.data.get("init_args", {})
-        for name in PATHS:
-            if settings.get(name):
-                settings[name] = os.path.realpath(settings[name])
-        super().save_config(trainer, pl_module, stage)
-        write_json(Path(self.config.output) / MADE_BY, task_of(pl_module).made_by())
+        given = self.config
+        for part, task in task_of(pl_module).parts.items():
+            self.config = alone(given, task_of(pl_module), part).clone()
+            settings = self.config.data.get("init_args", {})
+            for name in PATHS:
+                if settings.get(name):
+                    settings[name] = os.path.realpath(settings[name])
+            super().save_config(trainer, pl_module, stage)
+            write_json(Path(self.config.output) / MADE_BY, task.made_by())
+
+
+def alone(config: Namespace, task: Task, part: str) -> Namespace:
+    """The settings of a run that makes one part alone, into the folder of that part."""
+    if not part:
+        return config
+    config, number = config.clone(), list(task.parts).index(part)
+    config.output = str(Path(config.output) / part)
+    for group, name in OF_PARTS:
+        settings = config[group].get("init_args", {})
+        given = settings.get(name)
+        if isinstance(given, list) and len(given) == len(task.parts):  # Else the data refuse it.
+            settings[name] = given[number]
+    return config
 
 
 def check_apart(data: Any, folder: RunFolder) -> None:
@@ -67,15 +88,17 @@ def check_apart(data: Any, folder: RunFolder) -> None:
         raise ValueError(f"the output folder {folder.root} is that of a fit: take another --output")
 
 
-def check_same_run(cli: StageCLI, folder: RunFolder) -> None:
+def check_same_run(
+    parser: LightningArgumentParser, config: Namespace, task: Task, folder: RunFolder
+) -> None:
     """ValueError if the images in the folder were made by other settings or other weights."""
     if not folder.manifest():
         return
-    made_by, present = _kept(folder, MADE_BY), task_of(cli.model).made_by()
+    made_by, present = _kept(folder, MADE_BY), task.made_by()
     # Where weights lie may change: it is known which they are.
     indifferent = {*INDIFFERENT, *(f"model.{name}" for name in {*made_by, *present})}
-    there = _decisive(_kept(folder, cli.config_name))
-    now = _decisive(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
+    there = _decisive(_kept(folder, CONFIG))
+    now = _decisive(yaml.safe_load(parser.dump(config, skip_unset=False)))
     names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
     if names := [name for name in names if name not in indifferent]:
         told = "; ".join(f"--{name} was {there.get(name)}, now {now.get(name)}" for name in names)
@@ -94,7 +117,7 @@ def kept_precision(folder: Path) -> str | None:
     if not folder.is_dir() or not RunFolder(folder).manifest():
         return None
     try:
-        return str(_decisive(_kept(RunFolder(folder), "config.yaml"))["trainer.precision"])
+        return str(_decisive(_kept(RunFolder(folder), CONFIG))["trainer.precision"])
     except ValueError:
         return None  # Told, with what else is damaged, when the settings are compared.
 

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cyclelight.callbacks.scores import SampleScores
+from cyclelight.callbacks.sample_scores import SampleScores
 from cyclelight.commands.lightning_cli import StageCLI, build, show
 from cyclelight.modules.autoencoder import AutoencoderModule  # noqa: F401 (for its short name)
 from cyclelight.modules.covariance import CovarianceModule  # noqa: F401

@@ -1,6 +1,7 @@
 """TranslationModule: translate images by a method (`lightning predict`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,9 +10,10 @@ from cyclelight.chains.engine import Engine
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
-from cyclelight.methods.base import Method, Role
+from cyclelight.errors import BadValue
+from cyclelight.methods.base import Domains, Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
-from cyclelight.methods.translate import check_masks, translate
+from cyclelight.methods.translate import check_masks, check_several, translate
 from cyclelight.runs.task import Task
 
 
@@ -28,7 +30,8 @@ class TranslationModule(Task):
             `owner/name` or `owner/name@revision` on the Hugging Face Hub. Not read where the method
             needs none.
         target: domain to translate into; its schedule, resolution, channels and autoencoder are
-            the source's.
+            the source's. Or a list of domains, which share the encoding by the source; each has a
+            folder of its own name below the output's, with what a run of it alone leaves.
         method: how to translate: CycleDiffusion, SDEdit, EditFriendly, DDCM, FlowEdit, ILVR, EGSDE,
             DDIB, CUT, OneStep, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
@@ -39,16 +42,28 @@ class TranslationModule(Task):
         FileNotFoundError: a domain is not there.
     """
 
+    domains: Domains
+
     def __init__(
         self,
         source: str | None = None,
-        target: str | None = None,
+        target: list[str] | str | None = None,
         method: Method = CycleDiffusion(),  # noqa: B008 (frozen)
         seed: int = 0,
         engine: Engine = Engine(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.method, self.seed, self.engine = method, seed, engine
+        self.load_domain: Callable[[str, Engine, str], Domain] = ready_domain
+        """Gives the domains of a run; several runs may share what it gives."""
+        self._parts: dict[str, TranslationModule] = {}
+        self._paths: dict[Role, str] = {}
+        if isinstance(target, list):
+            check_several(method, len(target))
+            alone = [TranslationModule(source, path, method, seed, engine) for path in target]
+            self._parts = _by_folder(alone)
+            self.domains = alone[0].domains
+            return
         paths: dict[Role, str | None] = {"source": source, "target": target}
         self._paths = {role: path for role, path in paths.items() if path and role in method.needs}
         for role, path in self._paths.items():
@@ -56,8 +71,10 @@ class TranslationModule(Task):
         # Without weights first, so that whatever does not fit is said before anything is loaded.
         bare = {role: load_domain(path, device="meta") for role, path in self._paths.items()}
         self.domains = method.choose(bare)
-        self.load_domain: Callable[[str, Engine, str], Domain] = ready_domain
-        """Gives the domains of a run; several runs may share what it gives."""
+
+    @property
+    def parts(self) -> Mapping[str, "TranslationModule"]:
+        return self._parts or {"": self}
 
     @property
     def resolution(self) -> int:
@@ -69,11 +86,11 @@ class TranslationModule(Task):
 
     @property
     def steps(self) -> int:
-        return self.method.count(self.domains)
+        return self.method.count(self.domains) * len(self.parts)
 
     @property
     def kind(self) -> str | None:
-        return self.method.ends(self.domains)[-1].name
+        return None if self._parts else self.method.ends(self.domains)[-1].name
 
     @property
     def gradients(self) -> bool:
@@ -88,9 +105,14 @@ class TranslationModule(Task):
         if getattr(getattr(self.trainer, "datamodule", None), "masks", None) is not None:
             check_masks(self.method, "data.masks")
         how = self.engine, str(self.trainer.precision)
-        loaded = {role: self.load_domain(path, *how) for role, path in self._paths.items()}
-        self.domains = self.method.choose(loaded)
-        networks: dict[str, Any] = {role: d.denoiser for role, d in self.domains.items()}
+        load = cache(lambda path: self.load_domain(path, *how))
+        networks: dict[str, Any] = {}
+        for number, part in enumerate(self.parts.values()):
+            loaded = {role: load(path) for role, path in part._paths.items()}
+            part.domains = self.method.choose(loaded)
+            named = {f"{role} {number}" if number else role: d for role, d in part.domains.items()}
+            networks |= {name: domain.denoiser for name, domain in named.items()}
+        self.domains = next(iter(self.parts.values())).domains
         networks |= self.method.networks()
         # As sub-modules, Lightning moves them to its device.
         self.networks = nn.ModuleDict(
@@ -98,10 +120,11 @@ class TranslationModule(Task):
         )
 
     def make(self, batch: Mapping[str, Any]) -> Tensor:
-        """The translated images of a batch, (B, C, R, R), near [-1, 1], not clamped."""
-        return translate(
+        """The translated images of a batch, (parts * B, C, R, R), near [-1, 1], not clamped."""
+        targets: list[Any] = [part.domains.get("target") for part in self.parts.values()]
+        made = translate(
             self.domains.get("source"),
-            self.domains.get("target"),
+            targets if self._parts else targets[0],
             to_float(batch["image"]),
             method=self.method,
             seed=self.seed,
@@ -109,10 +132,13 @@ class TranslationModule(Task):
             mask=batch.get("mask"),
             on_step=lambda _: self.on_step(),
         )
+        return made.flatten(0, 1) if self._parts else made
 
     def made_by(self) -> Mapping[str, str]:
         """The SHA-256 of the domains' weights, and of the method's own."""
         found: dict[str, str] = {}
+        for name, part in self._parts.items():
+            found |= {f"{name}: {option}": value for option, value in part.made_by().items()}
         for role, path in self._paths.items():
             found[role] = fingerprint(check_domain_path(path, role))
         for name, digest in self.method.made_by().items():
@@ -121,7 +147,31 @@ class TranslationModule(Task):
 
     def describe(self) -> str:
         """The method and its settings in one line."""
+        if self._parts:
+            return "; ".join(part.describe() for part in self._parts.values())
         names = " to ".join(d.name for d in self.domains.values()) or self.kind
         to = "to " * (len(self.domains) < 2)
         settings = f"{self.method.describe()}, seed {self.seed}"
         return f"{type(self.method).__name__} {to}{names}: {settings}"
+
+
+def _by_folder(targets: Sequence[TranslationModule]) -> dict[str, TranslationModule]:
+    """Translations into several targets, by the folders that these are named after.
+
+    Raises:
+        ValueError: a folder cannot have such a name, or two have the same.
+    """
+    found: dict[str, TranslationModule] = {}
+    for one in targets:
+        name = one.domains["target"].name
+        if not name.strip(". ") or "/" in name:
+            raise BadValue("target", f"target: no folder can have the name of domain {name!r}")
+        # Some file systems do not tell capital letters from small ones.
+        if name.casefold() in map(str.casefold, found):
+            raise BadValue(
+                "target",
+                f"target: two domains are called {name!r}, and would have one folder: name them "
+                f"in their domain.json",
+            )
+        found[name] = one
+    return found

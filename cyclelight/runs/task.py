@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cyclelight.diffusion.pixels import to_uint8
@@ -47,6 +48,15 @@ class Task(LightningModule, ABC):
         return None
 
     @property
+    def parts(self) -> Mapping[str, "Task"]:
+        """What is made of the same batches at once, each as if it were made alone.
+
+        By the folder of each below the output's, such as those of several targets of one source;
+        by default this task itself, in the output folder. All have the same size and seed.
+        """
+        return {"": self}
+
+    @property
     def gradients(self) -> bool:
         """Whether `make` takes gradients, which Lightning's inference mode forbids."""
         return False
@@ -66,13 +76,15 @@ class Task(LightningModule, ABC):
     def make(self, batch: Mapping[str, Any]) -> Tensor:
         """The images of a batch that is not empty: (B, C, R, R), near [-1, 1].
 
+        Of several `parts` (parts * B, C, R, R), one after another.
+
         Args:
             batch: `key`, B strings; `image`, uint8 (B, R, R, C), where there are sources; further
                 fields of the data.
         """
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The images of a batch as they are saved and judged: uint8 (B, R, R, C).
+        """The images of a batch as they are saved and judged: uint8 (parts * B, R, R, C).
 
         Raises:
             RuntimeError: an image has values that are not finite.
@@ -82,7 +94,7 @@ class Task(LightningModule, ABC):
             return torch.empty(shape, dtype=torch.uint8, device=self.device)
         with torch.inference_mode(False) if self.gradients else nullcontext():
             images = self.make(batch)
-        for key, image in zip(batch["key"], images, strict=True):
+        for key, image in zip([*batch["key"]] * len(self.parts), images, strict=True):
             if not image.isfinite().all():
                 raise RuntimeError(
                     f"the image made of {key} has values that are not finite: weights are damaged, "
@@ -101,3 +113,28 @@ def task_of(pl_module: LightningModule) -> Task:
         name = type(pl_module).__name__
         raise ValueError(f"predict takes a Task, such as TranslationModule, got {name}")
     return pl_module
+
+
+class PartCallback(Callback):
+    """A callback that looks after one part of a run, see `Task.parts`."""
+
+    part: str = ""
+    """Its folder below the output's; empty for the output folder itself."""
+
+    def root(self, trainer: Trainer) -> Path:
+        """The folder of the part."""
+        return Path(trainer.default_root_dir, self.part)
+
+    def task(self, pl_module: LightningModule) -> Task:
+        """What makes the part.
+
+        Raises:
+            ValueError: the module is no `Task`.
+        """
+        return task_of(pl_module).parts[self.part]
+
+    def share(self, pl_module: LightningModule, outputs: Tensor) -> Tensor:
+        """The images of the part, (B, R, R, C), of what `predict_step` gives of a batch."""
+        parts = list(task_of(pl_module).parts)
+        batch = len(outputs) // len(parts)
+        return outputs[parts.index(self.part) * batch :][:batch]
