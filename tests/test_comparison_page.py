@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -96,6 +97,23 @@ def test_a_curve_is_a_row_in_the_order_of_its_setting(table: Table) -> None:
         text.text: float(str(text.get("y"))) for text in panels[1] if text.tag == f"{name}text"
     }
     assert levels["real images"] < levels["untranslated"]
+
+
+@pytest.mark.parametrize("letters", [5, 30, 60, 150])
+def test_the_key_has_room_for_its_names(letters: int) -> None:
+    """Each ends before the next one begins, and before the edge."""
+    names = [f"{index:W<{letters}}" for index in range(5)]
+    results = [(Setting(name, {}, SDEdit()), [result("low")]) for name in names]
+    svg = ElementTree.fromstring(draw_curves(Table.of(results, baseline=None, title="")))
+    texts = [text for text in svg if text.tag.endswith("text")]
+    assert [text.text for text in texts] == names
+    rows: dict[str, list[float]] = {}
+    for text in texts:
+        rows.setdefault(str(text.get("y")), []).append(float(str(text.get("x"))))
+    for starts in rows.values():
+        for start, end in pairwise([*starts, float(str(svg.get("width")))]):
+            assert start + 7 * letters <= end
+    assert len(rows) < 5 or letters > 30  # Short ones stand side by side.
 
 
 def test_no_curves_without_figures_of_realism() -> None:

@@ -19,8 +19,8 @@ WIDTH, HEIGHT = 560, 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 24, 34, 52
 WANTED = ("KID", "FID", "S_CLIP", "S_D-CLIP", "PSNR to truth", "nearest is truth")
 """Figures, beside class rates, of what was to be reached."""
-KEY, COLUMN = 20, 280
-"""Height of a line of the key, and width of a column of it."""
+KEY, LETTER = 20, 7.2
+"""Height of a line of the key, and width of a letter: of the wide fonts that a page may have."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def draw_curves(table: Table) -> str:
     curves = curves_of(table)
     if across is None or not up or not curves:
         return ""
-    width = WIDTH * len(up)
-    in_row = max(1, width // COLUMN)
+    apart = 36 + LETTER * max(len(curve.name) for curve in curves)
+    width = max(WIDTH * len(up), math.ceil(LEFT + apart))
+    in_row = int((width - LEFT) // apart)
     rows = math.ceil(len(curves) / in_row)
     height = HEIGHT + KEY * rows + 10
     parts = [
@@ -85,7 +86,7 @@ def draw_curves(table: Table) -> str:
         panel = _Panel(table, curves, across, column)
         parts.append(f'<g transform="translate({WIDTH * index} 0)">{"".join(panel.draw())}</g>')
     for index, curve in enumerate(curves):
-        x, y = LEFT + COLUMN * (index % in_row), HEIGHT + 12 + KEY * (index // in_row)
+        x, y = LEFT + apart * (index % in_row), HEIGHT + 12 + KEY * (index // in_row)
         parts.append(_mark(index, x, y) + _text(x + 12, y + 4, curve.name))
     return "".join([*parts, "</svg>"])
 
