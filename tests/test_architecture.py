@@ -19,7 +19,7 @@ ORDER = """
     domains: network_folder classifier translator
     text: * tokens prompts guided blend attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut onnx
-    domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl flow
+    domains.adapters: text_encoders text_parts stable_diffusion ldm sdxl flow flux
     chains: * loop ddgan source shared latent_code lockstep encode decode sample diffae invert
     chains: interpolate engine analysis
     methods: * base ilvr ddib egsde generator cut one_step

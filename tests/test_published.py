@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
     LDMBertConfig,
     LDMBertModel,
@@ -30,7 +30,10 @@ FOLDER = Path(__file__).parent / "vectors" / "published"
 PARTS: dict[str, dict[str, Any]] = json.loads((FOLDER / "parts.json").read_text())
 Shapes = dict[str, tuple[int, ...]]
 
-NETWORKS = {kind.__name__: kind for kind in (UNet2DConditionModel, SD3Transformer2DModel)}
+NETWORKS = {
+    kind.__name__: kind
+    for kind in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)
+}
 ENCODERS: dict[str, tuple[dict[str, type], type]] = {
     "CLIPTextModel": (CLIP_MODELS, CLIPTextConfig),
     "CLIPTextModelWithProjection": (PROJECTED, CLIPTextConfig),
@@ -53,6 +56,10 @@ NARROW: dict[str, dict[str, Any]] = {
         **{"encoder_attention_heads": 2, "head_dim": 4},
     },
     "T5EncoderModel": {"vocab_size": 64, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_heads": 2},
+    "FluxTransformer2DModel": {
+        **{"attention_head_dim": 4, "num_attention_heads": 2, "axes_dims_rope": [0, 2, 2]},
+        **{"joint_attention_dim": 12, "pooled_projection_dim": 12},
+    },
     "SD3Transformer2DModel": {
         **{"attention_head_dim": 4, "num_attention_heads": 2, "caption_projection_dim": 8},
         **{"joint_attention_dim": 12, "pooled_projection_dim": 12},
@@ -100,7 +107,10 @@ def loaded(part: str, root: Path, *, bare: bool) -> Any:
     if kind in KINDS:
         config = json.loads((root / "part" / "config.json").read_text())
         return build(config, KINDS[kind]) if bare else load_autoencoder(root / "part").network
-    return (outline if bare else load_network)(root, "part", NETWORKS[kind])
+    if bare:
+        sized = "sample_size" in PARTS[part]["settings"]
+        return outline(root, "part", NETWORKS[kind], sized=sized)
+    return load_network(root, "part", NETWORKS[kind])
 
 
 def shapes_of(network: Any, part: str) -> Shapes:

@@ -19,6 +19,7 @@ from cyclelight.chains.engine import Engine
 from cyclelight.cli import main
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.steps import Step
+from cyclelight.domains.adapters import flux
 from cyclelight.modules.editing import EditingModule
 from cyclelight.text.load import family_of
 from cyclelight.text.model import TextModel
@@ -40,7 +41,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-@pytest.fixture(params=sorted(MAKERS))
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLUX's settings tell no size; in tests it is 16 pixels."""
+    monkeypatch.setattr(flux, "SIDE", 8)
+
+
+@pytest.fixture(params=sorted(set(MAKERS) - {"schnell"}))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -145,11 +152,74 @@ def test_flow_draws_as_the_pipeline(
     assert_close((ours / 2 + 0.5).clamp(0, 1), there[0], rtol=0, atol=1e-3)
 
 
-def test_flow_in_float64(folders: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("side", [16, 32])
+@pytest.mark.parametrize("kind", ["flux", "schnell"])
+def test_flux_draws_as_the_pipeline(folders: Callable[[str], Path], kind: str, side: int) -> None:
+    """Learnt guidance (dev) is told by the scale; else (schnell) it leads away from a text."""
+    given: dict[str, Any] = {"guidance_scale": 3.0, "max_sequence_length": 512}
+    if kind == "schnell":
+        given = {"true_cfg_scale": 3.0, "negative_prompt": "d", "max_sequence_length": 256}
+    model = cyclelight.load_text_model(folders(kind), resolution=side)
+    domain = model.prompted("a b cs", given.get("negative_prompt", ""), scale=3.0)
+    grid = TimeGrid.whole(domain.schedule, 5).timesteps
+    x_T, a = gaussian(1, *domain.shape), domain.schedule.alpha_bar(grid[0])
+    ours = cyclelight.sample(domain, x_T=x_T, steps=5, eta=0.0)
+    made = pipeline(kind)
+    there = made(
+        "a b cs",
+        sigmas=[(t + 1) / 1000 for t in grid],
+        height=side,
+        width=side,
+        latents=made._pack_latents(x_T / (a**0.5 + (1 - a) ** 0.5), *x_T.shape),
+        output_type="pt",
+        return_dict=False,
+        **given,
+    )
+    assert ours.std() > 0.1
+    # The topmost x_0 is one of 1 / sqrt(abar) in what float32 rounds.
+    assert_close((ours / 2 + 0.5).clamp(0, 1), there[0], rtol=0, atol=2e-4)
+
+
+def test_what_flux_is_told(folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text has its own scale, in one call; the lengths of texts are the published ones."""
+    dev, schnell = (cyclelight.load_text_model(folders(kind)) for kind in ("flux", "schnell"))
+    lengths = [model.reader(["a"])[0].shape[1] for model in (dev, schnell)]
+    assert lengths == [512, 256]
+    x = gaussian(2, 4, 8, 8)
+    calls = list[int]()
+    dev.denoiser.network.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    both = dev.prompted("a", scale=[1.5, 5.5]).denoiser(x, 500).eps
+    assert calls == [2]
+    for row, scale in enumerate((1.5, 5.5)):
+        alone = dev.prompted("a", scale=scale).denoiser(x[row : row + 1], 500).eps
+        assert_close(both[row : row + 1], alone, rtol=0, atol=1e-5)
+    other = dev.prompted("a", scale=5.5).denoiser(x, 500).eps
+    assert (other[0] - both[0]).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="negative: this model's guidance is learnt"):
+        dev.prompted("a", "b")
+    with pytest.raises(ValueError, match="negative: this model's guidance is learnt"):
+        EditingModule(str(folders("flux")), negative="b")
+    schnell.prompted("a", "b")
+
+
+def test_flux_has_the_size_of_the_pipeline(
+    folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    made = pipeline("schnell")
+    model = cyclelight.load_text_model(folders("schnell"), device="meta")
+    assert model.resolution == made.default_sample_size * made.vae_scale_factor == 256
+    # At a size that dev was by far not trained for, nothing would be left of an image.
+    with pytest.raises(ValueError, match=r"model: .*: given_betas must be"):
+        cyclelight.load_text_model(folders("flux"), device="meta")
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("flow", 1000), ("schnell", 1)])
+def test_flow_in_float64(folders: Callable[[str], Path], kind: str, factor: int) -> None:
     """Each step of eta 0 is Euler's of the flow; its level is one of the scheduler's own."""
-    model = cyclelight.load_text_model(folders("flow"))
+    model = cyclelight.load_text_model(folders(kind))
     model.denoiser.double()
-    scheduler = pipeline("flow").scheduler
+    scheduler = pipeline(kind).scheduler
     levels = scheduler.sigmas.flip(0).double()  # Ascending, u = 1 last.
     domain = model.prompted("a b", scale=1.0)
     network: Any = model.denoiser.network
@@ -160,7 +230,7 @@ def test_flow_in_float64(folders: Callable[[str], Path]) -> None:
             u, lower = levels[t].item(), 0.0 if s < 0 else levels[s].item()
             root = ((1 - u) ** 2 + u**2) ** 0.5
             after = ((1 - lower) ** 2 + lower**2) ** 0.5
-            v = network(z, torch.tensor([1000 * u]).double(), *told)
+            v = network(z, torch.tensor([factor * u]).double(), *told)
             euler = z + (lower - u) * v
             step = Step.between(domain.schedule, t, s, 0.0)
             ours = step.mean(z / root, domain.denoiser(z / root, t).eps) * after
@@ -254,6 +324,11 @@ BROKEN = {
         "transformer": "it has no transformer/config.json (StableDiffusion3Pipeline)",
         "vae/diffusion_pytorch_model.safetensors": "vae holds no weights",
     },
+    "flux": {
+        "tokenizer_2": "it has no tokenizer_2/tokenizer.json (FluxPipeline)",
+        "text_encoder_2": "it has no text_encoder_2/config.json",
+        "transformer/diffusion_pytorch_model.safetensors": "transformer holds no weights",
+    },
     "ldm": {
         "tokenizer": "it has no tokenizer/tokenizer.json (LDMTextToImagePipeline)",
         "bert": "it has no bert/config.json",
@@ -297,6 +372,14 @@ WRONG: list[tuple[str, str, dict[str, object], str]] = [
     ("flow", "transformer/config", {"pooled_projection_dim": 8}, "pooled texts of 8 channels"),
     ("flow", "transformer/config", {"num_layers": 1000}, "num_layers must be in 0..64"),
     ("flow", "text_encoder/config", {"architectures": ["CLIPTextModel"]}, "not a CLIPTextModelW"),
+    ("flux", "transformer/config", {"in_channels": 96}, "transformer takes 96 channels and gives"),
+    ("flux", "transformer/config", {"joint_attention_dim": 64}, "text_encoder_2 writes 48"),
+    ("flux", "transformer/config", {"pooled_projection_dim": 8}, "pooled texts of 8 channels"),
+    ("flux", "transformer/config", {"num_single_layers": 1000}, "num_single_layers must be in 0"),
+    ("flux", "transformer/config", {"guidance_embeds": False}, "unexpected keys: time_text_embed"),
+    ("schnell", "transformer/config", {"guidance_embeds": True}, "missing keys: time_text_embed"),
+    ("flux", "scheduler/scheduler_config", {"use_beta_sigmas": True}, "use_beta_sigmas of its"),
+    ("flux", "model_index", {"_class_name": "FluxFillPipeline"}, "is a FluxFillPipeline, not one"),
     ("ldm", "bert/config", {"architectures": ["BertModel"]}, "is a BertModel, not a LDMBertModel"),
     ("ldm", "bert/config", {"encoder_layers": 1000}, "encoder_layers must be in 0..64"),
     ("ldm", "bert/config", {"encoder_layers": 3}, "bert: missing keys: model.layers.2"),
@@ -305,7 +388,7 @@ WRONG: list[tuple[str, str, dict[str, object], str]] = [
     ("sdxl", "unet/config", {"addition_embed_type": None}, "addition_embed_type None, not text_t"),
     ("sdxl", "unet/config", {"addition_time_embed_dim": 9}, "a pooled text of 14 channels"),
     ("sdxl", "model_index", {"force_zeros_for_empty_prompt": 1}, "must be true or false"),
-    ("sdxl", "model_index", {"_class_name": "FluxPipeline"}, "is a FluxPipeline, not one of LDM"),
+    ("sdxl", "model_index", {"_class_name": "PixArtPipeline"}, "is a PixArtPipeline, not one of L"),
 ]
 """Family, JSON file, what is changed in it, what is said."""
 
@@ -374,11 +457,12 @@ def test_attention_of_sdxl_is_controlled(folders: Callable[[str], Path]) -> None
     assert (made[1] - made[0]).abs().max() > 0.01
 
 
-def test_attention_of_a_flow_is_not(folders: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("kind", ["flow", "flux"])
+def test_attention_of_a_flow_is_not(folders: Callable[[str], Path], kind: str) -> None:
     """Which is said before anything is loaded."""
     control = cyclelight.AttentionControl()
     with pytest.raises(ValueError, match="control: this network has no attention that can be"):
-        EditingModule(str(folders("flow")), control=control)
+        EditingModule(str(folders(kind)), control=control)
 
 
 def test_all_of_a_folder_is_downloaded(folders: Callable[[str], Path], family: str) -> None:

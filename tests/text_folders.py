@@ -10,6 +10,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LDMTextToImagePipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -167,8 +169,39 @@ def flow() -> StableDiffusion3Pipeline:
     )
 
 
-MAKERS = {"flow": flow, "ldm": ldm, "sdxl": sdxl}
-"""Families, by their adapters' names."""
+def flux(*, distilled: bool = True) -> FluxPipeline:
+    """Images of 256 pixels, as its settings tell no size; schnell where not distilled."""
+    t5 = T5Config(vocab_size=64, d_model=48, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    words = [(n, 0.0) for n in ("<pad>", "</s>", "<unk>", "s")] + [(f"▁{w}", -1.0) for w in WORDS]
+    dynamic = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64}
+    return FluxPipeline(
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            pooled_projection_dim=16,
+            guidance_embeds=distilled,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(**(dynamic if distilled else {})),
+        vae=vae(2, scaling_factor=0.4, shift_factor=0.1, use_quant_conv=False),
+        text_encoder=CLIPTextModel(clip_config(16)),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=T5EncoderModel(t5),
+        tokenizer_2=T5Tokenizer(vocab=words, extra_ids=0),
+    )
+
+
+def schnell() -> FluxPipeline:
+    """FLUX without learnt guidance, and without a shift that grows with the image."""
+    return flux(distilled=False)
+
+
+MAKERS = {"flow": flow, "flux": flux, "ldm": ldm, "schnell": schnell, "sdxl": sdxl}
+"""Families, by their adapters' names; FLUX has two kinds."""
 
 
 def pipeline(family: str) -> Any:

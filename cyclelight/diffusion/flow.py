@@ -34,7 +34,8 @@ def flow_schedule(shift: float = 1.0, levels: int = 1000) -> NoiseSchedule:
     u = np.arange(1, levels) / levels
     u = shift * u / (1 + (shift - 1) * u)
     alpha_bar = (1 - u) ** 2 / ((1 - u) ** 2 + u**2)
-    betas = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+    with np.errstate(invalid="ignore"):  # Where abar is 0 at several levels, which is refused.
+        betas = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
     return NoiseSchedule("given", timesteps=len(betas), given_betas=tuple(betas.tolist()))
 
 

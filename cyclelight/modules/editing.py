@@ -47,7 +47,8 @@ class EditingModule(Task):
         method: how to translate: CycleDiffusion, EditFriendly, DDCM, FlowEdit, or SDEdit, which
             needs no source text. The paper has eta 0.1 and steps 99 for CycleDiffusion.
         scale: of classifier-free guidance by the target's text; a row of the data may have its own.
-            1 for none, in half the time. More follows the text, and leaves the image.
+            1 for none, in half the time. More follows the text, and leaves the image. Where
+            guidance is learnt (FLUX.1 dev), what the network is told, such as 3.5.
         source_scale: of that by the source's text; None for the target's. The paper has 1.
         control: what of the source's attention the target takes over, and where the image may
             change by it, with CycleDiffusion, EditFriendly or DDCM; None for nothing. Networks are
@@ -95,7 +96,7 @@ class EditingModule(Task):
         if not method.needs:
             name = type(method).__name__
             raise BadValue("method", f"method: {name} heeds no texts; CycleDiffusion does")
-        self.method.choose(dict.fromkeys(roles, bare.prompted("", scale=1.0)))
+        self.method.choose(dict.fromkeys(roles, bare.prompted("", negative, scale=1.0)))
         self.control, self._reader = control, (bare.reader.spell, bare.reader.length)
         self._timesteps: tuple[int, ...] = ()
         if control is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cyclelight.domains.adapters.flow import FLOW
+from cyclelight.domains.adapters.flux import FLUX
 from cyclelight.domains.adapters.ldm import LDM
 from cyclelight.domains.adapters.sdxl import SDXL
 from cyclelight.domains.adapters.stable_diffusion import STABLE_DIFFUSION
@@ -22,6 +23,7 @@ FAMILIES = {
     "StableDiffusionXL": SDXL,
     "StableDiffusion3": FLOW,
     "StableDiffusion": STABLE_DIFFUSION,
+    "FluxPipeline": FLUX,
 }
 """Families of models, by what the names of their pipelines begin with."""
 
@@ -83,7 +85,7 @@ def load_text_model(
     tiled: bool = False,
     device: str | torch.device = "cpu",
 ) -> TextModel:
-    """A text-to-image model: Stable Diffusion 1.x, 2.x, 3.x, XL, LDM, or `TextModule`'s.
+    """A text-to-image model: Stable Diffusion 1.x, 2.x, 3.x, XL, LDM, FLUX.1, `TextModule`'s.
 
     Checked on small random networks, and against lists of the published tensors; not verified with
     published weights.

@@ -48,6 +48,8 @@ class TextModel(nn.Module):
         name: what to call it.
         card: where it comes from: training data and licence, steps, versions.
         autoencoder: of the latent space that the network works in; None if in pixels.
+        distilled: whether guidance is learnt: the network is told the scale behind the texts, in
+            one call, and knows of no negative text.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class TextModel(nn.Module):
         name: str = "model",
         card: dict[str, Any] | None = None,
         autoencoder: Autoencoder | None = None,
+        distilled: bool = False,
     ) -> None:
         super().__init__()
         self.denoiser, self.reader, self.resolution = denoiser, reader, resolution
         self.name, self.card, self.autoencoder = name, card or {}, autoencoder
+        self.distilled = distilled
 
     def prompted(
         self,
@@ -75,10 +79,12 @@ class TextModel(nn.Module):
             text: one for all images of any batch, or one for each image of batches of B.
             negative: what the images are led away from; one, or B.
             scale: of classifier-free guidance, see `Guided`; one, or B. At 1 there is none, and a
-                step costs half.
+                step costs half. Where guidance is learnt (FLUX.1 dev, 3.5), what the network is
+                told.
 
         Raises:
-            ValueError: a text is too long, or there are not as many of one as of the other.
+            ValueError: a text is too long, or there are not as many of one as of the other; or a
+                negative text where guidance is learnt.
         """
         many = [len(v) for v in (text, negative, scale) if _is_many(v)]  # type: ignore[arg-type]
         count = max(many, default=1)
@@ -144,6 +150,12 @@ class TextModel(nn.Module):
         self, texts: Sequence[str], negatives: Sequence[str], scales: Sequence[float]
     ) -> Guided:
         self.reader.check([*texts, *negatives])
+        if self.distilled:
+            if any(negatives):
+                told = "negative: this model's guidance is learnt, and leads away from no text"
+                raise BadValue("negative", told)
+            embeddings = (*self._read(texts), torch.tensor(scales))
+            return Guided(self.denoiser, embeddings, embeddings, [1.0] * len(scales))
         return Guided(self.denoiser, self._read(texts), self._read(negatives), scales)
 
     def _domain(self, denoiser: Denoiser, name: str) -> Domain:

@@ -122,14 +122,14 @@ def load_flow(
     told, wanted = "pooled texts", network.config.pooled_projection_dim
     check_width(folder, "transformer", told, wanted, pooled, "its first two encoders write")
     patch = network.config.patch_size
-    side = side_of(network, autoencoder, resolution, patch)
+    side = side_of(network.config.sample_size, autoencoder, resolution, patch)
     patches = side // autoencoder.factor // patch
     if patches > network.config.pos_embed_max_size:
         most = network.config.pos_embed_max_size * patch * autoencoder.factor
         raise BadValue(
             "resolution", f"resolution must be at most {most} for this model, got {side}"
         )
-    schedule, levels = _schedule_and_levels(folder, patches**2)
+    schedule, levels = schedule_and_levels(folder, patches**2)
     if not bare:
         network = load_network(folder, "transformer", SD3Transformer2DModel)
     return put_together(
@@ -164,7 +164,7 @@ def _third(folder: Path, bare: bool) -> TextEncoder | None:
     return TextEncoder(encoder, load_tokenizer(folder, "tokenizer_3", T5Tokenizer), T5_LENGTH)
 
 
-def _schedule_and_levels(folder: Path, patches: int) -> tuple[NoiseSchedule, int]:
+def schedule_and_levels(folder: Path, patches: int) -> tuple[NoiseSchedule, int]:
     """The schedule, shifted as the scheduler does for images of so many patches; how many levels.
 
     Raises:

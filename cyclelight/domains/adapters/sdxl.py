@@ -123,7 +123,7 @@ def load_sdxl(
     wanted = (unet.config.projection_class_embeddings_input_dim or 0) - sizes
     told = "a pooled text"
     check_width(folder, "unet", told, wanted, pooled.projection_dim, "text_encoder_2 writes")
-    side = side_of(unet, autoencoder, resolution, downsampling(unet))
+    side = side_of(unet.config.sample_size, autoencoder, resolution, downsampling(unet))
     if not bare:
         unet = load_network(folder, "unet", UNet2DConditionModel)
     zeros = read_json(folder / "model_index.json", "model").get("force_zeros_for_empty_prompt")

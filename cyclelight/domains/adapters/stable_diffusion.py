@@ -74,7 +74,7 @@ def load_stable_diffusion(
         folder,
         NetworkDenoiser(unet, schedule, prediction_type=prediction_type),
         CLIPReader(encoder),
-        side=side_of(unet, autoencoder, resolution, downsampling(unet)),
+        side=side_of(unet.config.sample_size, autoencoder, resolution, downsampling(unet)),
         name=name,
         autoencoder=autoencoder,
         device=device,

@@ -64,8 +64,14 @@ class Family:
         return settings
 
 
-def outline(folder: Path, part: str, kind: type[ModelMixin]) -> Any:
+def outline(folder: Path, part: str, kind: type[ModelMixin], *, sized: bool = True) -> Any:
     """A network of diffusers by its settings, on the device `meta`, where it takes no memory.
+
+    Args:
+        folder: the model's.
+        part: its folder's name.
+        kind: its class.
+        sized: whether its settings tell the side of its states.
 
     Raises:
         ValueError: it is of another class, or its settings are wrong.
@@ -75,7 +81,7 @@ def outline(folder: Path, part: str, kind: type[ModelMixin]) -> Any:
     name = config.get("_class_name")
     if name != kind.__name__:
         raise BadValue("model", f"model: {path} is a {printable(name, 80)}, not a {kind.__name__}")
-    if not isinstance(config.get("sample_size"), int):
+    if sized and not isinstance(config.get("sample_size"), int):
         raise BadValue("model", f"model: {path}/config.json has no sample_size")
     with judged("model", path / "config.json"):
         return build(config, kind)
@@ -118,10 +124,20 @@ def check_told(folder: Path, added: str | None = None) -> None:
             )
 
 
-def check_channels(folder: Path, part: str, network: Any, autoencoder: Autoencoder | None) -> None:
-    """Raises ValueError unless a network works on the latents of the autoencoder, or on pixels."""
-    states = 3 if autoencoder is None else autoencoder.latent_channels
-    found = (network.config.in_channels, network.config.out_channels)
+def check_channels(
+    folder: Path, part: str, network: Any, autoencoder: Autoencoder | None, packed: int = 1
+) -> None:
+    """Raises ValueError unless a network works on the latents of the autoencoder, or on pixels.
+
+    Args:
+        folder: the model's.
+        part: the network's.
+        network: of diffusers.
+        autoencoder: None for pixels.
+        packed: side of the patches whose channels it takes in a row.
+    """
+    states = packed**2 * (3 if autoencoder is None else autoencoder.latent_channels)
+    found = (network.config.in_channels, network.config.out_channels or network.config.in_channels)
     if found != (states, states):
         what = "pixels have" if autoencoder is None else "latents of its vae have"
         raise BadValue(
@@ -170,12 +186,13 @@ def schedule_and_type(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
 
 
 def side_of(
-    network: Any, autoencoder: Autoencoder | None, resolution: int | None, multiple: int
+    own: int, autoencoder: Autoencoder | None, resolution: int | None, multiple: int
 ) -> int:
     """Height and width of a model's images in pixels.
 
     Args:
-        network: whose `sample_size` is that of the states it was trained with.
+        own: side of the states that its network was trained with.
+        autoencoder: None for pixels.
         resolution: that is asked for; None for the model's.
         multiple: what the side of the states must be a multiple of.
 
@@ -183,7 +200,7 @@ def side_of(
         ValueError: the resolution does not go with the model.
     """
     factor = 1 if autoencoder is None else autoencoder.factor
-    side = int(network.config.sample_size) * factor if resolution is None else resolution
+    side = own * factor if resolution is None else resolution
     if side < factor * multiple or side % (factor * multiple):
         raise BadValue(
             "resolution",
@@ -206,11 +223,12 @@ def put_together(
     name: str,
     autoencoder: Autoencoder | None,
     device: str | torch.device,
+    distilled: bool = False,
 ) -> TextModel:
     """The model of its parts, in evaluation mode, without gradients and on a device."""
     card = folder / "card.json"
     known = read_json(card, "model") if card.is_file() else {}
-    model = TextModel(denoiser, reader, side, name, known, autoencoder)
+    model = TextModel(denoiser, reader, side, name, known, autoencoder, distilled)
     model.requires_grad_(False).eval()
     return model if is_bare(device) else nn.Module.to(model, device)
 
