@@ -1,5 +1,6 @@
 """Control over attention: as recorded from Prompt-to-Prompt's program, and within a run."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 import cyclelight
 from cyclelight.chains.engine import Engine
 from cyclelight.methods.sdedit import renoised_chain
+from cyclelight.modules.editing import EditingModule
 from cyclelight.text.attention import AttentionControl, Controller, Plan, Seat
 from cyclelight.text.control import plan_of
 
@@ -144,6 +146,67 @@ def test_equal_texts_give_the_image_back(method: Any) -> None:
     for kind in ("replace", "refine"):
         control = AttentionControl(cross=1.0, self_attention=1.0, kind=kind)  # type: ignore[arg-type]
         assert torch.equal(edit(control, SOURCES, SOURCES, method), x)
+
+
+def deterministic(x: Tensor, eps: Tensor, before: float, after: float) -> Tensor:
+    """DDIM's step from one abar to another (Song et al. 2021, Eq. 12 with sigma 0)."""
+    x_0 = (x - (1 - before) ** 0.5 * eps) / before**0.5
+    return after**0.5 * x_0 + (1 - after) ** 0.5 * eps
+
+
+def test_ddib_comes_down_beside_its_source() -> None:
+    """Up by the source's own attention, then both down: by a loop of its own."""
+    model, method = cyclelight.load_text_model(EMOJI), cyclelight.DDIB(steps=4)
+    control = AttentionControl(cross=0.8, self_attention=0.5)
+    made = edit(control, method=method)
+    grid = method.grid(model.denoiser.schedule).timesteps
+    abar = [*(model.denoiser.schedule.alpha_bar(t) for t in grid), 1.0]
+    plain = model.prompted(SOURCES, scale=2.0).denoiser
+    source, target = (
+        domain.denoiser
+        for domain in model.controlled(SOURCES, TARGETS, control, grid, source_scale=2.0, scale=2.0)
+    )
+    x = images(2)
+    with torch.no_grad():
+        for i in reversed(range(4)):
+            eps = plain(x, grid[min(i + 1, 3)]).eps
+            x = deterministic(x, eps, abar[i + 1], abar[i])
+        y = x
+        for i, t in enumerate(grid):
+            x_eps, y_eps = source(x, t).eps, target(y, t).eps
+            x, y = (deterministic(z, e, abar[i], abar[i + 1]) for z, e in ((x, x_eps), (y, y_eps)))
+    assert_close(made, y, rtol=0, atol=2e-4)
+    uncontrolled = edit(None, method=method)
+    assert (made - uncontrolled).abs().max() > 0.05
+    never = AttentionControl(cross=0.0, self_attention=0.0)
+    assert_close(edit(never, method=method), uncontrolled, rtol=0, atol=2e-4)
+    # With equal texts the source is what it would be without control.
+    same = edit(AttentionControl(1.0, 1.0), SOURCES, SOURCES, method)
+    assert_close(same, edit(None, SOURCES, SOURCES, method), rtol=0, atol=2e-4)
+    assert EditingModule(str(EMOJI), method, control=control).steps == 8
+
+
+def test_memory_does_not_grow_with_steps() -> None:
+    """Neither maps nor states of more than one step are kept."""
+
+    def most(steps: int, method: Any) -> int:
+        method = method(steps=steps)
+        model = cyclelight.load_text_model(EMOJI)
+        grid = method.grid(SCHEDULE).timesteps
+        control = AttentionControl(cross=1.0, self_attention=1.0)
+        pair = model.controlled(SOURCES, TARGETS, control, grid, source_scale=2.0, scale=2.0)
+        found = list[int]()
+
+        def count(state: Tensor) -> None:
+            kept = [each for each in gc.get_objects() if type(each) is Tensor]
+            found.append(sum(each.numel() for each in kept))
+
+        cyclelight.translate(*pair, images(2), method=method, keys=["a", "b"], on_step=count)
+        return max(found)
+
+    map_of_a_layer = 2 * 4 * 64 * 64
+    for method in (cyclelight.EditFriendly, cyclelight.DDIB):
+        assert abs(most(12, method) - most(3, method)) < map_of_a_layer
 
 
 def test_a_batch_is_its_images() -> None:

@@ -99,6 +99,22 @@ def source_chain(
         x_t = chunk[-1]
 
 
+def descending_chain(source: Denoiser, x_t: Tensor, *, grid: TimeGrid) -> Iterator[EncodedStep]:
+    """The steps of a model's own deterministic chain, which knows of no image: its states are its
+    means.
+
+    Args:
+        source: the denoiser.
+        x_t: states at the grid's start, (B, C, H, W), such as an inversion gives.
+        grid: the timesteps to visit.
+    """
+    for t, s in grid.pairs:
+        step = Step.between(source.schedule, t, s, 0.0)
+        mean, sigma = mean_and_sigma(step, x_t, source(x_t, t))
+        yield EncodedStep(t, s, x_t, mean, mean, sigma, step.eta)
+        x_t = mean
+
+
 def _predictions(
     source: Denoiser, states: Sequence[Tensor], pairs: Sequence[tuple[int, int]]
 ) -> list[Prediction]:

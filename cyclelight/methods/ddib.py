@@ -7,7 +7,9 @@ from typing import get_args
 from torch import Tensor
 
 from cyclelight.chains.invert import Inversion, inversion_chain
+from cyclelight.chains.lockstep import Blending, lockstep
 from cyclelight.chains.sample import reverse_chain
+from cyclelight.chains.source import descending_chain
 from cyclelight.diffusion.grid import TimeGrid
 from cyclelight.diffusion.noise import Noise
 from cyclelight.diffusion.schedule import NoiseSchedule
@@ -20,7 +22,9 @@ class DDIB(Method):
     """The image's x_T by the source's deterministic chain, decoded by the target's.
 
     Su et al. 2023, Algorithm 1. No noise is drawn. Even with equal models the image comes back only
-    approximately: the error falls like 1 / steps.
+    approximately: the error falls like 1 / steps. A target that is controlled by the source's
+    attention has the source beside it on its way down (Hertz et al. 2022, sec. 4), which costs as
+    many calls more.
 
     Args:
         steps: number of timesteps of the whole grid, 1 .. T; as many calls of each network. The
@@ -39,13 +43,20 @@ class DDIB(Method):
         super().__post_init__()
         one_of(get_args(Inversion), inversion=self.inversion)
 
+    def grid(self, schedule: NoiseSchedule) -> TimeGrid:
+        """The timesteps that are run, upwards and downwards."""
+        return TimeGrid.whole(schedule, self.steps)
+
     def length(self, schedule: NoiseSchedule) -> int:
-        return 2 * len(TimeGrid.whole(schedule, self.steps))
+        return 2 * len(self.grid(schedule))
 
     def stream(self, domains: Domains, x_0: Tensor, noise: Noise) -> Iterator[Tensor]:
         """The states of the source's chain upwards, then those of the target's down."""
         source, target = domains["source"].denoiser, domains["target"].denoiser
-        grid, x = TimeGrid.whole(source.schedule, self.steps), x_0
+        grid, x = self.grid(source.schedule), x_0
         for x in inversion_chain(source, x_0, grid=grid, inversion=self.inversion):
             yield x
+        if isinstance(target, Blending):
+            yield from lockstep(target, descending_chain(source, x, grid=grid))
+            return
         yield from reverse_chain(target, x, grid=grid, eta=0.0, noise=noise, purpose="ddib")

@@ -14,6 +14,7 @@ from cyclelight.errors import BadValue, first_line, real
 from cyclelight.methods.base import Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.methods.ddcm import DDCM
+from cyclelight.methods.ddib import DDIB
 from cyclelight.methods.edit_friendly import EditFriendly
 from cyclelight.methods.translate import check_masks, translate
 from cyclelight.runs.task import Task
@@ -51,8 +52,8 @@ class EditingModule(Task):
             guidance is learnt (FLUX.1 dev), what the network is told, such as 3.5.
         source_scale: of that by the source's text; None for the target's. The paper has 1.
         control: what of the source's attention the target takes over, and where the image may
-            change by it, with CycleDiffusion, EditFriendly or DDCM; None for nothing. Networks are
-            not replayed as CUDA graphs then.
+            change by it, with CycleDiffusion, EditFriendly, DDCM or DDIB; None for nothing.
+            Networks are not replayed as CUDA graphs then.
         negative: what both are led away from; empty for no text.
         resolution: height and width of the images in pixels; None for the model's.
         tiled: let the model's autoencoder work in less memory, see `load_text_model`.
@@ -216,14 +217,14 @@ def _controlled_steps(
         ValueError: it does not, or not alone, or the network is to be compiled; or a cleanup would
             undo a blend.
     """
-    if not isinstance(method, CycleDiffusion | EditFriendly | DDCM):
+    if not isinstance(method, CycleDiffusion | EditFriendly | DDCM | DDIB):
         name = type(method).__name__
         raise BadValue(
             "control",
             f"control: {name} does not run source and target step by step; CycleDiffusion, "
-            f"EditFriendly and DDCM do",
+            f"EditFriendly, DDCM and DDIB do",
         )
-    if method.parallel:
+    if not isinstance(method, DDIB) and method.parallel:
         raise BadValue("control", "control takes one timestep at a time: leave parallel at 0")
     if engine.compile:
         raise BadValue("control", "control does not go with a compiled network")

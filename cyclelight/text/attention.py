@@ -195,7 +195,7 @@ class Controller:
         elif step not in self._seen:
             raise ValueError(
                 "attention is controlled where source and target are run step by step, as by "
-                "CycleDiffusion, EditFriendly and DDCM: the target was asked first"
+                "CycleDiffusion, EditFriendly, DDCM and DDIB: the target was asked first"
             )
         if self._step == step:  # Else a cleanup, which has no source.
             self.seat.controller, self._target = self, target

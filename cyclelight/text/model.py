@@ -107,7 +107,7 @@ class TextModel(nn.Module):
     ) -> tuple[Domain, Domain]:
         """Two domains for one batch, the second of which looks where the first does.
 
-        For methods that run both step by step: CycleDiffusion, EditFriendly, DDCM.
+        For methods that run both step by step: CycleDiffusion, EditFriendly, DDCM, DDIB.
 
         Args:
             source_texts, target_texts: B each, for the images of the batch.
