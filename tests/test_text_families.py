@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from text_folders import MAKERS, edit_json, pipeline
 from torch import Tensor
@@ -178,6 +179,24 @@ def test_flux_draws_as_the_pipeline(folders: Callable[[str], Path], kind: str, s
     assert ours.std() > 0.1
     # The topmost x_0 is one of 1 / sqrt(abar) in what float32 rounds.
     assert_close((ours / 2 + 0.5).clamp(0, 1), there[0], rtol=0, atol=2e-4)
+
+
+def test_networks_in_several_files_are_read_without_bars(
+    folders: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As large models are published; the libraries draw bars again for others."""
+    made = pipeline("schnell")
+    made.save_pretrained(tmp_path / "parts", max_shard_size="60KB")
+    for part in ("transformer", "text_encoder_2"):
+        assert len(list((tmp_path / "parts" / part).glob("*-of-*.safetensors"))) > 1
+    diffusers_logging.enable_progress_bar()
+    type(made.transformer).from_pretrained(tmp_path / "parts" / "transformer")
+    assert "Loading checkpoint shards" in capfd.readouterr().err
+    model = cyclelight.load_text_model(tmp_path / "parts")
+    assert not capfd.readouterr().err and diffusers_logging.is_progress_bar_enabled()
+    whole = cyclelight.load_text_model(folders("schnell")).state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
 
 
 def test_what_flux_is_told(folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

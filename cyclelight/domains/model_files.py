@@ -70,14 +70,17 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """transformers draws a bar for each network that it loads; what it warns of is left alone."""
-    log: Any = transformers_logging
-    shown = log.is_progress_bar_enabled()
-    log.disable_progress_bar()
+    """transformers draws a bar for each network that it loads, diffusers for one in several files;
+    what they warn of is left alone.
+    """
+    logs: list[Any] = [transformers_logging, diffusers_logging]
+    drawing = [log for log in logs if log.is_progress_bar_enabled()]
+    for log in drawing:
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        for log in drawing:
             log.enable_progress_bar()
 
 
@@ -151,7 +154,7 @@ def load_model(kind: type[ModelMixin], path: Path, what: str) -> Any:
     """
     with judged(what, path / "config.json"):
         check_size(build(read_json(path / "config.json", what), kind), held(path))
-    with judged(what, path), _quiet():
+    with judged(what, path), _quiet(), without_bars():
         model, report = kind.from_pretrained(
             path,
             local_files_only=True,
