@@ -31,7 +31,7 @@ class FlowEdit(Method):
         steps: number of timesteps of the whole grid, 1 .. T. The paper has 50 for Stable Diffusion
             3, 28 for FLUX.
         strength: in (0, 1]: the share of the grid that is run, counted from the clean end. In the
-            authors' words n_max / steps: 33 / 50 for Stable Diffusion 3.
+            authors' words n_max / steps: 33 / 50 for Stable Diffusion 3, 24 / 28 for FLUX.
         n_avg: over how many noises the difference is averaged at each step; each costs a forward of
             both.
         n_min: how many of the last steps are the target's alone, from the state reached with noise
