@@ -3,10 +3,13 @@
 Nothing heavy is imported before a command is chosen: torch and Lightning take about 8 seconds.
 """
 
+import atexit
+import gc
 import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from cyclelight.commands import COMMANDS
 from cyclelight.commands.guard import UsageError, closest, guarded
@@ -40,8 +43,26 @@ def dispatch(args: list[str]) -> int:
         hint = closest(command, COMMANDS) or "`lightning --help` lists the commands"
         raise UsageError(f"unknown command {command!r}; {hint}")
     module, function = COMMANDS[command][0].split(":")
-    code: int = getattr(import_module(module), function)(rest)
+    code: int = getattr(load(module), function)(rest)
     return code
+
+
+def load(module: str) -> Any:
+    """Import the module of a command, while the garbage collector rests.
+
+    What libraries make as they load, near a million objects, stays until the end: to look through
+    all of it again and again was a fifth of the start, so that it is looked at when the program
+    ends, and not before.
+    """
+    if not gc.isenabled() or "torch" in sys.modules:  # Else others' garbage would be kept, too.
+        return import_module(module)
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # Else libraries complain of what is left over.
+        gc.enable()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -342,6 +342,23 @@ def test_installed_program(command: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "cyclelight 0.1.0\n", "")
 
 
+def test_no_garbage_is_looked_for_while_libraries_load() -> None:
+    program = """
+import gc
+from cyclelight.cli import load
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(phase))
+load("cyclelight.commands.predict")
+print(len(runs), gc.isenabled(), gc.get_freeze_count() > 100_000)
+kept = gc.get_freeze_count()
+load("cyclelight.commands.fit")
+print(gc.isenabled(), gc.get_freeze_count() == kept)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "True", "True", "True", "True"], done.stderr
+    assert "leaked" not in done.stderr  # As nanobind says where no garbage is collected at the end.
+
+
 def test_a_workers_error_is_its_last_line() -> None:
     caught = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
     assert one_line(RuntimeError(caught)) == "b: c"
