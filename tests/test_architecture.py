@@ -32,7 +32,7 @@ ORDER = """
     guidance: langevin tfg guided
     runs: * folder curve fit_folder task plan checkpoints report markup page
     runs: sharding timing cost comparison comparison_cell comparison_lines comparison_best
-    runs: comparison_table comparison_curves comparison_page group_figures
+    runs: comparison_table comparison_curves comparison_page comparison_ways group_figures
     datamodules: listing colours matching
     datamodules: items reading square_images masks
     datamodules: loading order tars streaming fetching loaded
@@ -50,8 +50,8 @@ ORDER = """
     commands: fit validate test predict guide edit evaluate_files evaluate atlas analyze benchmark
     commands: quickstart_page quickstart_survey quickstart inspect import_ export push completion
     commands: weights
-    commands: comparison_files comparison_shape comparison_plan comparison_words comparison_runs
-    commands: compare
+    commands: comparison_files comparison_shape comparison_plan comparison_words comparison_loop
+    commands: comparison_runs comparison_guidance compare
     cli __main__
 """
 FILES = sorted(p for d in ("cyclelight", "datamodules") for p in (ROOT / d).rglob("*.py"))

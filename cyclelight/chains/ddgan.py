@@ -26,7 +26,8 @@ def generate(
     x = x_T
     for i, t in enumerate(reversed(range(schedule.timesteps))):
         step = torch.full((len(x),), t, device=x.device)
-        x_0 = network(x, step, latents[i])
+        # States stay as exact as they came, whatever the network computes in.
+        x_0 = network(x, step, latents[i]).to(x.dtype)
         # At t = 0 the posterior is x_0 itself.
         x = schedule.posterior(x_0, x, step, noise[i]) if t else x_0
         yield x_0, x

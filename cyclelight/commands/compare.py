@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from cyclelight.commands.comparison_files import write_edits
+from cyclelight.commands.comparison_guidance import plan_guidance
 from cyclelight.commands.comparison_plan import EDITS, SOURCES, Comparison, plan
 from cyclelight.commands.comparison_runs import Runs
 from cyclelight.commands.parsing import make_parser, usage
@@ -17,13 +18,14 @@ from cyclelight.files import locked, write_text
 from datamodules.listing import list_images
 
 DESCRIPTION = (
-    "Compare methods of translation, or of editing by texts: settings and seeds under one "
-    "protocol, in one table."
+    "Compare methods of translation, of editing by texts, or ways to guide generators: settings "
+    "and seeds under one protocol, in one table."
 )
 EPILOG = """\
-Each setting with each seed is a run of `predict`, or of `edit`, in OUTPUT/cells; killed, the same
-command goes on. OUTPUT/table.md, .csv and .tex grow meanwhile, and from time to time
-OUTPUT/report.html and curves.svg. Rows are described in configs/compare."""
+Each setting with each seed is a run of `predict`, `edit` or `guide` in OUTPUT/cells; killed, the
+same command goes on. OUTPUT/table.md, .csv and .tex grow meanwhile, and from time to time
+OUTPUT/report.html and curves.svg, or, of guidance, ways.png. Rows are described in
+configs/compare."""
 
 
 def _parser() -> ArgumentParser:
@@ -35,8 +37,7 @@ def _parser() -> ArgumentParser:
     add("--output", type=str, required=True, help="Folder for all that is made.")
     add(
         "--data.source",
-        type=str,
-        required=True,
+        type=str | None,
         help="The sources: a folder or a pattern; with a model, a table of edits.",
     )
     add("--data.root", type=str | None, help="Folder of the images of a table; by default its own.")
@@ -67,7 +68,13 @@ def _parser() -> ArgumentParser:
         help="A figure of single images, such as S_D-CLIP: of each row also the best of all its "
         "runs, image by image, goes to the table and to OUTPUT/best.",
     )
-    add("--rows", type=dict[str, Any], required=True, help="Methods and settings, by name.")
+    add("--rows", type=dict[str, Any] | None, help="Methods and settings, by name.")
+    add(
+        "--guide",
+        type=dict[str, Any] | None,
+        help="Instead of rows and sources: `generators`, `samplers` and `targets` of guidance, "
+        "each settings of `lightning guide` by name; all combinations are compared.",
+    )
     add("--precision", type=str | None, help="Of the networks; by default the fastest here.")
     add("--device", type=str, default="auto", help="cpu or cuda; auto takes a GPU if there is one.")
     return parser
@@ -79,20 +86,26 @@ def compare(args: list[str]) -> int:
     with ExitStack() as stack:
         with usage():
             options = parser.parse_args(with_recipes(args))
-            comparison = plan(options)
-            runs = Runs(comparison)
-            stack.enter_context(locked(comparison.root))
-            if comparison.edits:
-                write_edits(comparison.root / EDITS, comparison.edits)
-            else:
-                _link(comparison)
+            compared = plan(options) if options.guide is None else plan_guidance(options)
+            runs = Runs(compared) if isinstance(compared, Comparison) else compared
+            stack.enter_context(locked(compared.root))
+            if isinstance(compared, Comparison):
+                _place_sources(compared)
         kept = options.clone()
         del kept["config"]
-        write_text(comparison.root / "config.yaml", parser.dump(kept))
-        for note in comparison.notes:
+        write_text(compared.root / "config.yaml", parser.dump(kept))
+        for note in compared.notes:
             print(printable(note))
         runs.run()
     return 0
+
+
+def _place_sources(comparison: Comparison) -> None:
+    """Put the table of edits into the output, or links to the sources."""
+    if comparison.edits:
+        write_edits(comparison.root / EDITS, comparison.edits)
+    else:
+        _link(comparison)
 
 
 def _link(comparison: Comparison) -> None:

@@ -160,6 +160,9 @@ def plan(options: Namespace) -> Comparison:
 def _check(options: Namespace, root: Path) -> None:
     check_no_file(root)
     data = options.data
+    for name, given in (("rows", options.rows), ("data.source", data.source)):
+        if given is None:
+            raise BadValue(name, f"{name} is missing; only with `guide` there is none")
     if Path(data.source).is_dir() and root.resolve().is_relative_to(Path(data.source).resolve()):
         raise BadValue("output", f"output: {root} lies in the folder of the sources {data.source}")
     at_least(1, **{"data.batch_size": data.batch_size})

@@ -6,12 +6,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
-from tabulate import tabulate
 
 from cyclelight.callbacks.cost import CostMeter
 from cyclelight.callbacks.scores import BATCH
 from cyclelight.callbacks.texts import check_texts, load_clip, load_dino
 from cyclelight.commands.comparison_files import theirs_of
+from cyclelight.commands.comparison_loop import run_cells
 from cyclelight.commands.comparison_plan import Comparison, device_of
 from cyclelight.commands.comparison_words import words_of
 from cyclelight.commands.edit import Edit
@@ -19,7 +19,6 @@ from cyclelight.commands.guard import UsageError
 from cyclelight.commands.lightning_cli import build
 from cyclelight.commands.predict import Predict, make_images
 from cyclelight.diffusion.pixels import FitMode, pil_image
-from cyclelight.errors import printable
 from cyclelight.files import write_text
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.judge import Judge, PerImage
@@ -105,25 +104,16 @@ class Runs:
 
     def run(self) -> None:
         """Run what is not finished; the tables are written whenever a cell is."""
-        cells, keys = self.comparison.cells, self.comparison.keys
-        done = {cell.root for cell in cells if cell.is_finished(keys)}
-        if done:
-            print(f"{len(done)} of {len(cells)} runs are finished already")
-        for number, cell in enumerate(cells, 1):
-            if cell.root not in done:
-                print(printable(f"{number}/{len(cells)} {cell.label}"), flush=True)
-                cell.begin()
-                if cell.setting.method is None:
-                    self.judge_theirs(cell)
-                else:
-                    self.predict(cell)
-                cell.end()
-                done.add(cell.root)
-                self.write(done)
-        table = self.write(done)
-        head, rows = table.figure_rows()
-        print(printable(tabulate(rows, head, disable_numparse=True)))
-        print(printable("\n".join([*table.legend(), f"Wrote {self.comparison.root}/{REPORT}"])))
+        comparison = self.comparison
+        shown = comparison.root / REPORT
+        run_cells(comparison.cells, comparison.keys, self.make, self.write, shown)
+
+    def make(self, cell: Cell) -> None:
+        """Run a cell, or judge what another program has made."""
+        if cell.setting.method is None:
+            self.judge_theirs(cell)
+        else:
+            self.predict(cell)
 
     def write(self, done: set[Path]) -> Table:
         """The table of the finished cells, and the page, which takes longer, now and then."""

@@ -66,7 +66,9 @@ class GuidanceModule(Task):
         self.seed = seed
         self._settings: dict[str, Any] = {"steps": steps, "eta": eta, "variance": variance}
         # Without weights first, so that whatever does not fit is said before anything is loaded.
-        self.generator: Generator = load_map(generator, device="meta", **self._settings)
+        # Not a part of the module, which is moved about also where a run ends before `setup`.
+        self._bare = [load_map(generator, device="meta", **self._settings)]
+        self.loaded: Generator | None = None
         sampler.length(self.generator)
         if which == "best" and not isinstance(sampler, Sampler):
             name = type(sampler).__name__
@@ -86,6 +88,11 @@ class GuidanceModule(Task):
     @property
     def _energies(self) -> list[Energy]:
         return [energy for energy in self.energies if isinstance(energy, Energy)]
+
+    @property
+    def generator(self) -> Generator:
+        """What makes the images, without weights before `setup`."""
+        return self._bare[0] if self.loaded is None else self.loaded
 
     @property
     def resolution(self) -> int:
@@ -109,7 +116,7 @@ class GuidanceModule(Task):
 
     def setup(self, stage: str) -> None:
         """Load the generator and what the energies need."""
-        self.generator = load_map(self.path, **self._settings)
+        self.loaded = load_map(self.path, **self._settings)
         for energy in self._energies:
             energy.load(self.resolution)
 

@@ -28,9 +28,10 @@ class Setting:
     Args:
         row: the name that the configuration gives it.
         point: the settings that differ among the lines of a row, in the order of `over`.
-        method: how to translate; None where another program has.
+        method: how to translate; None where another program has, and in guidance.
         theirs: the folder of what another program has made.
-        edit: of an edit, the settings of `EditingModule` beside the method that the row gives.
+        edit: of an edit, the settings of `EditingModule` beside the method that the row gives; of
+            guidance, those of `lightning guide`.
     """
 
     row: str
@@ -51,8 +52,10 @@ class Setting:
 
     def describe(self) -> dict[str, Any]:
         """The class and all settings, as JSON has them."""
-        if self.method is None:
+        if self.theirs is not None:
             return {"method": "another program's"}
+        if self.method is None:
+            return dict(self.edit)
         kind = type(self.method)
         assert is_dataclass(self.method)
         name = f"{kind.__module__}.{kind.__qualname__}"
