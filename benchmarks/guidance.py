@@ -1,20 +1,16 @@
-"""Guidance: peak memory against the steps of a generator, and runs of `lightning guide` in a table.
+"""Guidance: peak memory of a gradient against the steps of a generator's chain.
 
-    python benchmarks/guidance.py memory [--domain checkpoints/cat] [--batch 4]
-    python benchmarks/guidance.py table runs/guide_*
+    python benchmarks/guidance.py [--domain checkpoints/cat] [--batch 4]
 
 Memory is measured in processes of their own: that of a gradient through the whole chain, with each
 call of the network computed again in the backward pass, as `guide` does, and without.
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -22,9 +18,6 @@ from tabulate import tabulate
 from cyclelight.diffusion.noise import KeyedNoise
 from cyclelight.guidance import generators
 from cyclelight.guidance.load import load_map
-
-COLUMNS = ("energy before", "energy after", "success before", "success after", "diversity before")
-COLUMNS += ("diversity after", "KID", "restarts", "calls", "seconds")
 
 
 def peak(path: str, batch: int, steps: int, again: bool) -> tuple[float, float]:
@@ -60,52 +53,15 @@ def measure(path: str, batch: int, counts: Sequence[int], most: int) -> None:
     print(tabulate(rows, names, tablefmt="github"))
 
 
-def figures(run: Path) -> dict[str, Any]:
-    """The figures of a run by the names of `COLUMNS`."""
-    found: dict[str, Any] = {}
-    for score in json.loads((run / "metrics.json").read_text())["figures"]:
-        name = score["figure"]
-        # Of several energies the first one's.
-        short = " ".join(name.split(" ")[-2:]) if " energy " in name else name
-        found.setdefault(short, score)
-    return found
-
-
-def table(runs: Sequence[Path]) -> None:
-    """Print a row for each run."""
-    rows = []
-    for run in runs:
-        found = figures(run)
-        n = max(score["n"] for score in found.values())
-        row: list[object] = [run.name, n]
-        for name in COLUMNS:
-            score = found.get(name)
-            if score is None:
-                row.append("")
-                continue
-            error, scale = score.get("standard_error"), score.get("scale", 1)
-            text = f"{score['value'] * scale:.3g}"
-            row.append(text + (f" ± {error * scale:.2g}" if error else ""))
-        rows.append(row)
-    print(tabulate(rows, ("run", "n", *COLUMNS), tablefmt="github", disable_numparse=True))
-
-
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parsers = parser.add_subparsers(dest="what", required=True)
-    one = parsers.add_parser("memory")
-    one.add_argument("--domain", default="checkpoints/cat")
-    one.add_argument("--batch", type=int, default=4)
-    one.add_argument("--steps", type=int, nargs="+", default=[10, 50, 200])
-    one.add_argument("--most", type=int, default=50, help="Steps of which all is kept, at most.")
-    two = parsers.add_parser("table")
-    two.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--domain", default="checkpoints/cat")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 50, 200])
+    parser.add_argument("--most", type=int, default=50, help="Steps of which all is kept, at most.")
     options = parser.parse_args()
-    if options.what == "memory":
-        measure(options.domain, options.batch, options.steps, options.most)
-    else:
-        table(options.runs)
+    measure(options.domain, options.batch, options.steps, options.most)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import run
 from safetensors.torch import load_file
 from torch import Tensor
 from trainings import fit, make_images
@@ -61,6 +62,19 @@ def test_published_chain(name: str) -> None:
     said, found = zip(*states, strict=True)
     torch.testing.assert_close(torch.stack(said), case["chain_x0"], atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.stack(found), case["chain_x"][1:], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_states_stay_in_float32() -> None:
+    """Whatever the network computes in, as under autocast."""
+    size = 8
+    x_T, latents, noise = (
+        torch.randn(1, 3, size, size),
+        torch.randn(4, 1, 2),
+        torch.randn(3, 1, 3, 8, 8),
+    )
+    half = [*generate(lambda x, t, z: x.bfloat16(), DDGANSchedule(4), x_T, latents, noise)]
+    assert all(x.dtype == torch.float32 for pair in half for x in pair)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -171,6 +185,28 @@ def test_training(tmp_path: Path) -> None:
     with torch.no_grad():
         made, two = first.pictures(real, 0), first.pictures(real[:2], 1)
     torch.testing.assert_close(two, made[1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """They see different images, and end with the weights that both have learned."""
+    make_images(tmp_path / "images", 8)
+    given = ["--model", "DDGANModule", "--model.resolution", "16"]
+    for name, value in {"num_channels": 8, "num_res_blocks": 1, "latent_size": 4}.items():
+        given += [f"--model.network.{name}", str(value)]
+    given += ["--model.discriminator_width", "8", "--data", "DomainImages"]
+    given += ["--data.root", str(tmp_path / "images"), "--data.batch_size", "2"]
+    given += ["--trainer.max_steps", "8", "--trainer.accelerator", "cpu"]
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"]
+    for name, more in (("one", []), ("two", two)):
+        words = ["fit", *given, "--output", str(tmp_path / name), *more]
+        code, told = run(words, 2 if more else 1)
+        assert code == 0, told
+    one, both = (
+        load_generator(tmp_path / name / "generator")[0].state_dict() for name in ("one", "two")
+    )
+    assert all(torch.isfinite(value).all() for value in both.values())
+    assert any(not torch.equal(one[name], both[name]) for name in one)
 
 
 def test_rates_follow_the_settings(tmp_path: Path) -> None:

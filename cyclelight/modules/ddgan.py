@@ -31,7 +31,8 @@ class DDGANModule(TrainingModule):
     The fit ends by writing `generator/` into the output folder, the generator's averaged weights.
 
     Generator and discriminator learn in turns: a batch is two optimizer steps, and so they are
-    counted by `trainer.max_steps` and `warmup_steps`.
+    counted by `trainer.max_steps` and `warmup_steps`. Several processes take the strategy
+    `ddp_find_unused_parameters_true`.
 
     Args:
         resolution: height and width of the images in pixels.
