@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cyclelight.errors import printable
 
-SIDE, LABEL, GAP, SEAM, MARGIN = 96, 330, 14, 3, 16
+SIDE, GAP, SEAM, MARGIN = 96, 14, 3, 16
 
 
 def draw_ways(rows: Mapping[str, Sequence[tuple[Image.Image, Image.Image]]]) -> Image.Image:
@@ -15,16 +15,18 @@ def draw_ways(rows: Mapping[str, Sequence[tuple[Image.Image, Image.Image]]]) -> 
     Args:
         rows: by their names; each as many pairs of square images, shown at one size.
     """
-    count = max(map(len, rows.values()))
-    width = MARGIN + LABEL + count * (2 * SIDE + SEAM + GAP)
-    whole = Image.new("RGB", (width, 2 * MARGIN + 16 + len(rows) * (SIDE + GAP)), "white")
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(15)
-    pen.text((MARGIN + LABEL, MARGIN), "before | after", fill="#6b6b6b", font=font)
-    for number, (name, pairs) in enumerate(rows.items()):
+    font, count = ImageFont.load_default(15), max(map(len, rows.values()))
+    names = [printable(name, 60) for name in rows]
+    first = 2 * MARGIN + round(max(map(font.getlength, names)))
+    size = (first + count * (2 * SIDE + SEAM + GAP), 2 * MARGIN + 16 + len(rows) * (SIDE + GAP))
+    whole = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(whole)
+    pen.text((first, MARGIN), "before | after", "#6b6b6b", font)
+    for number, (name, pairs) in enumerate(zip(names, rows.values(), strict=True)):
         top = MARGIN + 22 + number * (SIDE + GAP)
-        pen.text((MARGIN, top + SIDE // 2), printable(name, 44), "#1a1a1a", font, anchor="lm")
+        pen.text((MARGIN, top + SIDE // 2), name, "#1a1a1a", font, anchor="lm")
         for index, pair in enumerate(pairs):
-            left = MARGIN + LABEL + index * (2 * SIDE + SEAM + GAP)
+            left = first + index * (2 * SIDE + SEAM + GAP)
             for place, image in enumerate(pair):
                 shown = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 whole.paste(shown, (left + place * (SIDE + SEAM), top))
