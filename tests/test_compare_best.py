@@ -118,6 +118,15 @@ def test_it_is_written_once_and_follows_the_figure(
     assert told["best of n"]["L2"] <= best == told["settings"][told["best setting"]]["L2"]
 
 
+@pytest.mark.parametrize("by", ["L2", "S_D-CLIP"])
+def test_lines_are_ranked(searched: Path, by: str) -> None:
+    assert main(words(searched, rank_by=by)) == 0
+    with open(searched / "table.csv", encoding="utf-8", newline="") as file:
+        lines = [row for row in csv.DictReader(file) if row["settings"]]
+    values = [float(row[by]) for row in lines]
+    assert values == sorted(values, reverse=by != "L2") and len(set(values)) > 1
+
+
 def test_what_has_no_value_is_not_chosen(tmp_path: Path) -> None:
     score = Score(figure="L2", value=0.0, n=2, protocol="", higher_is_better=False)
     runs = [
@@ -141,6 +150,7 @@ def test_what_has_no_value_is_not_chosen(tmp_path: Path) -> None:
     [
         ({"best_by": "beauty"}, "best_by must be one of .*S_D-CLIP.*, got 'beauty'"),
         ({"clip": None}, "best_by must be one of .*, got 'S_D-CLIP'"),
+        ({"rank_by": "FID"}, "rank_by must be one of .*, got 'FID'"),
         ({"seeds": [0], "rows": {"once": {"method": "SDEdit"}}}, "best_by: each row has one run"),
     ],
 )

@@ -68,6 +68,7 @@ def _parser() -> ArgumentParser:
         help="A figure of single images, such as S_D-CLIP: of each row also the best of all its "
         "runs, image by image, goes to the table and to OUTPUT/best.",
     )
+    add("--rank_by", type=str | None, help="A figure that orders the lines, the best first.")
     add("--rows", type=dict[str, Any] | None, help="Methods and settings, by name.")
     add(
         "--guide",

@@ -35,6 +35,10 @@ from cyclelight.runs.folder import RunFolder
 PARTS = ("generators", "samplers", "targets")
 MODEL = [name for name in signature(GuidanceModule).parameters if name != "seed"]
 SCORES = [name for name in signature(GuidanceScores).parameters if name.startswith("judge")]
+REFUSED = (
+    *("model", "clip", "dino", "source", "target", "classifier", "rows"),
+    *("baseline", "best_by", "rank_by"),
+)
 LEFT_OUT = ("generator", "optional")
 CELLS, WAYS = "cells", "ways.png"
 SHOWN = 6
@@ -110,7 +114,7 @@ def plan_guidance(options: Namespace) -> Guidance:
     for name in ("source", "truth", "candidates"):
         if data[name] is not None:
             raise BadValue(f"data.{name}", f"data.{name}: guidance begins at noise: leave it out")
-    for name in ("model", "clip", "dino", "source", "target", "classifier", "rows", "best_by"):
+    for name in REFUSED:
         if options[name] is not None:
             raise BadValue(name, f"{name}: `guide` names generators, samplers and targets instead")
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):

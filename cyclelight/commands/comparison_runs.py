@@ -19,12 +19,13 @@ from cyclelight.commands.guard import UsageError
 from cyclelight.commands.lightning_cli import build
 from cyclelight.commands.predict import Predict, make_images
 from cyclelight.diffusion.pixels import FitMode, pil_image
+from cyclelight.errors import one_of
 from cyclelight.files import write_text
 from cyclelight.metrics.columns import Columns
 from cyclelight.metrics.judge import Judge, PerImage
 from cyclelight.modules.editing import ready_model
 from cyclelight.modules.translation import ready_domain
-from cyclelight.runs.comparison_best import best_of, check_best
+from cyclelight.runs.comparison_best import best_of, check_best, ranked
 from cyclelight.runs.comparison_cell import Cell
 from cyclelight.runs.comparison_curves import draw_curves
 from cyclelight.runs.comparison_lines import ByKey
@@ -99,6 +100,12 @@ class Runs:
         check_best(
             self.best_by, [*self.judge.measures, *self.judge.text_measures], comparison.cells
         )
+        self.rank_by = comparison.options.rank_by
+        if self.rank_by is not None:
+            of_sets = ["KID", "FID"] if comparison.reference else []
+            of_sets += [f"{comparison.classes} rate"] if comparison.classes is not None else []
+            known = [*self.judge.measures, *self.judge.text_measures, *of_sets]
+            one_of(known, rank_by=self.rank_by)
         self.judge.remembered = {}
         self.next_page = time.monotonic() + BETWEEN_PAGES
 
@@ -126,6 +133,8 @@ class Runs:
         missing = len(comparison.cells) - len(done)
         unfinished = [f"{missing} of {len(comparison.cells)} runs are not finished"] * bool(missing)
         results = [[cell.result(comparison.classes) for cell in some] for some in cells]
+        if self.rank_by is not None and cells:
+            cells, results = map(list, zip(*ranked(self.rank_by, cells, results), strict=True))
         best = best_of(self.best_by, cells, results, comparison.cells)
         for each in best:
             each.write(comparison.root / BEST)

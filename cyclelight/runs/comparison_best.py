@@ -117,6 +117,24 @@ class Best:
         write_text(root / METRICS, json.dumps(told, indent=2) + "\n")
 
 
+def ranked(
+    by: str, cells: Sequence[Sequence[Cell]], results: Sequence[Sequence[Result]]
+) -> list[tuple[Sequence[Cell], Sequence[Result]]]:
+    """The runs of each line with their results, by the mean of a figure over them, the best first.
+
+    Lines without that figure are the last ones.
+    """
+
+    def place(pair: tuple[Sequence[Cell], Sequence[Result]]) -> float:
+        scores = [result.scores[by] for result in pair[1] if by in result.scores]
+        if not scores:
+            return math.inf
+        mean = math.fsum(score.value for score in scores) / len(scores)
+        return -mean if scores[0].higher_is_better else mean
+
+    return sorted(zip(cells, results, strict=True), key=place)
+
+
 def check_best(by: str | None, figures: Sequence[str], cells: Sequence[Cell]) -> None:
     """Raises ValueError if nothing can be chosen by a figure.
 
