@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cyclelight.diffusion.pixels import FitMode
+from cyclelight.errors import at_least
 from datamodules.order import Batch, batch_loader, groups_of
 from datamodules.reading import FileContent, OnError, check_loading
 from datamodules.square_images import SquareImages
@@ -54,6 +55,9 @@ class DomainData(LightningDataModule, ABC):
         on_error: what an unreadable file does: `raise` an error, or `skip` it with a warning.
         seed: of the order of the training images; each epoch's follows from this and its number,
             so that a resumed fit goes on in the same one.
+        memory: GiB of decoded pixels up to which those of a split stay in memory, in each process,
+            2 by default (10,900 colour images of 256 pixels). A larger split is decoded anew in
+            each epoch, by `num_workers` processes. Results are the same.
 
     Raises:
         ValueError: an argument is out of range.
@@ -71,9 +75,13 @@ class DomainData(LightningDataModule, ABC):
         fit_mode: FitMode = "crop",
         on_error: OnError = "raise",
         seed: int = 0,
+        memory: float | None = None,
     ) -> None:
         super().__init__()
         check_loading(batch_size, num_workers, fit_mode, on_error)
+        if memory is not None:
+            at_least(0, memory=memory)
+        self.memory = memory
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.fit_mode: FitMode = fit_mode
         self.on_error: OnError = on_error
@@ -105,7 +113,8 @@ class DomainData(LightningDataModule, ABC):
         Raises:
             ValueError: a file is unreadable under `raise`.
         """
-        return SquareImages(files, resolution, self.fit_mode, self.on_error, channels=self.channels)
+        how = resolution, self.fit_mode, self.on_error
+        return SquareImages(files, *how, channels=self.channels, memory=self.memory)
 
     def fits(self, images: SquareImages | None, resolution: int) -> bool:
         """Whether images were read as they are to be read now."""

@@ -53,9 +53,9 @@ class DomainImages(DomainData):
     """The images of one domain for `fit`, `validate` and `test` (which uses the val images).
 
     Items and batches are dicts: `image`, (R, R, C), uint8; `key`, the path relative to
-    its folder; `path`. R is the module's `resolution`, C its `channels`. Up to 512 MiB of pixels
-    per split (C R^2 bytes per image: 10,900 images of 128 pixels) are decoded once and stay in
-    memory, in each process. Nothing is flipped here: the training module does that.
+    its folder; `path`. R is the module's `resolution`, C its `channels`. Up to `memory` the
+    pixels of a split (C R^2 bytes per image) are decoded once and stay in memory, in each process.
+    Nothing is flipped here: the training module does that.
 
     Args:
         root: folder of the images, searched recursively.

@@ -62,7 +62,14 @@ class MaskedImages(SquareImages):
             mask = read_mask(path, resolution, fit_mode)
             fields[key] = {"mask_digest": digest(mask.to(torch.uint8))}
         super().__init__(
-            files, resolution, fit_mode, on_error, keep=False, fields=fields, channels=channels
+            files,
+            resolution,
+            fit_mode,
+            on_error,
+            keep=False,
+            fields=fields,
+            channels=channels,
+            put_off=True,
         )
 
     def __getitem__(self, index: int) -> Item:

@@ -121,7 +121,8 @@ class PairedImages(DomainData):
         keys = {key for key, _ in files}
         targets = self.squares([f for f in self.target_files if f[0] in keys], resolution)
         how = resolution, self.fit_mode, self.on_error
-        images = PairedSquares(files, targets, self.directions, *how, channels=self.channels)
+        options = {"channels": self.channels, "memory": self.memory}
+        images = PairedSquares(files, targets, self.directions, *how, **options)
         if not len(images):
             raise BadValue("source", f"source: none of the {len(files)} pairs can be read")
         return images

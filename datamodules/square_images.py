@@ -1,7 +1,7 @@
 """Image files as a dataset of squares, looked at once before anything is made of them."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from cyclelight.diffusion.pixels import FitMode, digest
 from datamodules.items import Item, Items
-from datamodules.reading import SKIP_HINT, FileContent, OnError, read_square
+from datamodules.reading import SKIP_HINT, FileContent, OnError, looks_whole, read_square
 
-MEMORY_LIMIT = 512 * 2**20
-"""Bytes of decoded 8-bit pixels up to which a dataset stays in memory."""
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of decoded 8-bit pixels up to which a dataset stays in memory, unless it is told others."""
 PIECE = 1024
 """Images that are looked at between two looks at what was found."""
 
@@ -29,9 +29,9 @@ class SquareImages(Items):
 
     Every file is decoded once when the dataset is made: an unreadable one stops a run before it
     starts rather than hours later, and batches have no holes. That takes milliseconds per image,
-    in threads; training or translating takes far longer. Up to `MEMORY_LIMIT` the decoded pixels
-    stay in memory (C R^2 bytes per image, in each process). Otherwise files are read anew when they
-    are needed, and several processes share the first look at them: all must make the dataset.
+    in threads. Up to `memory` the decoded pixels stay in memory (C R^2 bytes per image, in each
+    process). Otherwise files are read anew when they are needed, and several processes share the
+    first look at them: all must make the dataset.
 
     Args:
         files: (key, path) of each image, as from `list_images`, or its content in place of the
@@ -44,6 +44,10 @@ class SquareImages(Items):
         hint: how to go on without an unreadable file; the error's end.
         fields: further fields of the items, by key.
         channels: C: 3 for RGB, or 1 for grey.
+        put_off: with `raise`, decode files that `looks_whole` when they are used, or when `changed`
+            asks for them, whose errors then are those of this first look. Not with pixels in
+            memory, nor under `skip`, where the batches depend on what can be read.
+        memory: GiB of pixels up to which they stay in memory; by default `MEMORY_LIMIT`.
     """
 
     def __init__(
@@ -57,56 +61,98 @@ class SquareImages(Items):
         hint: str = f" ({SKIP_HINT})",
         fields: Mapping[str, Mapping[str, Any]] | None = None,
         channels: int = 3,
+        put_off: bool = False,
+        memory: float | None = None,
     ) -> None:
         self.resolution, self.fit_mode, self.channels = resolution, fit_mode, channels
         shape = (len(files), resolution, resolution, channels)
-        small = prod(shape) <= MEMORY_LIMIT
-        pixels = torch.empty(shape, dtype=torch.uint8) if keep and small else None
-        digests = np.full(len(files), "", "S16")  # Of those that this process looks at.
-
-        def decode(index: int) -> str | None:
-            """The reason why the file cannot be read, if so."""
-            try:
-                square = read_square(files[index][1], resolution, fit_mode, channels)
-            except (ValueError, FileNotFoundError) as error:
-                return str(error)
-            digests[index] = digest(square)
-            if pixels is not None:
-                pixels[index] = square
-            return None
-
-        rank, processes = _process() if pixels is None else (0, 1)
-        mine = range(rank, len(files), processes)
-        reasons = _look(mine, decode, stop=on_error == "raise")
-        if processes > 1:
-            reasons = _pool(reasons)
-        if reasons and on_error == "raise":
-            raise ValueError(f"{reasons[min(reasons)]}{hint}")
+        limit = MEMORY_LIMIT if memory is None else memory * 2**30
+        pixels = torch.empty(shape, dtype=torch.uint8) if keep and prod(shape) <= limit else None
+        self._pixels, self._hint = pixels, hint
+        self.files = list(files)
+        self._put_off = put_off and pixels is None and on_error == "raise"
+        self._digests = np.full(len(files), "", "S16")  # Of those that this process looks at.
+        reasons = self._look_at(range(len(files)), stop=on_error == "raise", decode=self._first)
         good = [index for index in range(len(files)) if index not in reasons]
         self.files = [files[index] for index in good]
         if pixels is not None:
             self.files = [(key, _without_content(source)) for key, source in self.files]
         super().__init__([key for key, _ in self.files], fields)
-        self._digests = digests[good]
         self.skipped = [(str(files[i][1]), reason) for i, reason in sorted(reasons.items())]
-        self._pixels = pixels[good] if pixels is not None and self.skipped else pixels
         if self.skipped:
+            self._digests = self._digests[good]
+            self._pixels = _those(good, pixels) if pixels is not None else None
             told = "; ".join(reason for _, reason in self.skipped[:10])
             more = f"; and {len(self.skipped) - 10} more" if len(self.skipped) > 10 else ""
             rank_zero_warn(f"skipped {len(self.skipped)} of {len(files)} images: {told}{more}")
+
+    def _first(self, index: int) -> str | None:
+        """The first look at a file: the reason why it cannot be read, if so."""
+        source = self.files[index][1]
+        if self._put_off and isinstance(source, Path) and looks_whole(source):
+            return None
+        return self._decode(index)
+
+    def _decode(self, index: int) -> str | None:
+        """Read a file, know its digest, and keep its pixels if they may be; or why it cannot be."""
+        try:
+            square = read_square(
+                self.files[index][1], self.resolution, self.fit_mode, self.channels
+            )
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        self._digests[index] = digest(square)
+        if self._pixels is not None:
+            self._pixels[index] = square
+        return None
+
+    def _look_at(
+        self, indices: Iterable[int], *, stop: bool, decode: Callable[[int], str | None]
+    ) -> dict[int, str]:
+        """Decode files, each process its share, or all of them if each is to have the pixels.
+
+        Returns: why some cannot be read, by index, those of all processes.
+
+        Raises:
+            ValueError: one cannot be read, and that is to `stop` it.
+        """
+        rank, processes = _process() if self._pixels is None else (0, 1)
+        reasons = _look([i for i in indices if i % processes == rank], decode, stop=stop)
+        if processes > 1:
+            reasons = _pool(reasons)
+        if reasons and stop:
+            raise ValueError(f"{reasons[min(reasons)]}{self._hint}")
+        return reasons
 
     @property
     def in_memory(self) -> bool:
         return self._pixels is not None
 
     def changed(self, entries: Iterable[Mapping[str, Any]]) -> set[str]:
-        """As `Items.changed`; of images, each process knows those that it has looked at."""
-        found = self.differing(entries)
-        return set((_pool(found) if _process()[1] > 1 else found).values())
+        """As `Items.changed`; of images, each process knows those that it has looked at.
 
-    def _differs(self, index: int, entry: Mapping[str, Any]) -> bool:
-        now = self._digests[index].decode()  # Empty, if another process has looked at it.
-        return super()._differs(index, entry) or (bool(now) and entry["digest"] != now)
+        Raises:
+            ValueError: an image that was put off until now cannot be read.
+        """
+        then: dict[int, str] = {}
+
+        def noted() -> Iterator[Mapping[str, Any]]:
+            for entry in entries:
+                index = self.index.get(entry["key"])
+                if index is not None:
+                    then[index] = entry["digest"]
+                yield entry
+
+        found = self.differing(noted())
+        if self._put_off:
+            self._look_at(
+                (i for i in sorted(then) if not self._digests[i]), stop=True, decode=self._decode
+            )
+        for index, told in then.items():
+            now = self._digests[index].decode()  # Empty, if another process has looked at it.
+            if now and now != told:
+                found[index] = self.keys[index]
+        return set((_pool(found) if _process()[1] > 1 else found).values())
 
     def pixels_of(self, key: str) -> Tensor:
         """The image of that key: (R, R, C), uint8."""
@@ -116,7 +162,10 @@ class SquareImages(Items):
         """(R, R, C), uint8."""
         if self._pixels is not None:
             return self._pixels[index]
-        return read_square(self.files[index][1], self.resolution, self.fit_mode, self.channels)
+        try:
+            return read_square(self.files[index][1], self.resolution, self.fit_mode, self.channels)
+        except ValueError as error:
+            raise ValueError(f"{error}{self._hint}") from error
 
     def all_pixels(self) -> Tensor:
         """Those of all images: (N, R, R, C), uint8."""
@@ -145,6 +194,14 @@ def _look(
             if reasons and stop:
                 break
     return reasons
+
+
+def _those(good: Sequence[int], pixels: Tensor) -> Tensor:
+    """The rows of these indices, which rise; in place, since pixels may fill much of the memory."""
+    for new, old in enumerate(good):
+        if new != old:
+            pixels[new] = pixels[old]
+    return pixels[: len(good)]
 
 
 def _without_content(source: Path | FileContent) -> Path | FileContent:

@@ -18,9 +18,12 @@ class TranslationImages(PredictData):
     Keys are POSIX paths, suffix included, relative to the folder, to the fixed part of the pattern,
     or to the file's own folder. Batches are as in `PredictData`.
 
-    All images are decoded once in `setup`, by all processes together: translating one takes far
-    longer, an unreadable file then stops the run before it starts, and batches are the same
-    whatever is skipped in others. None stays in memory.
+    Before the run starts, `setup` looks at the ends of all JPEG and PNG files and decodes what does
+    not look whole, and all other files, by all processes together: an unreadable one stops the run.
+    The rest is decoded when it is translated, where damage in the middle of a file is told, too;
+    what was finished by then is kept. Images that an earlier run has finished are decoded in
+    `setup`, to see whether they have changed; under `skip` all are, so that batches are the same
+    whatever is skipped in others. So are references, masks and truths. None stays in memory.
 
     Args:
         source: an image file, a folder (searched recursively), or a pattern such as
@@ -96,7 +99,7 @@ class TranslationImages(PredictData):
         return {path.parent for _, path in self.files}
 
     def load(self, resolution: int) -> None:
-        """Decode the images to (resolution, resolution).
+        """Look at the images, as (resolution, resolution).
 
         Raises:
             ValueError: a file is unreadable under `raise`, or none is readable under `skip`.
@@ -120,7 +123,7 @@ class TranslationImages(PredictData):
         if not len(self.items):
             raise ValueError(f"none of the {len(self.files)} images of {self.source} can be read")
         read = [
-            self._squares(files, resolution) if files else None for files in self.reference_files
+            self._references(files, resolution) if files else None for files in self.reference_files
         ]
         if "" in self.parts:
             self.reference_images = read[0]
@@ -157,14 +160,14 @@ class TranslationImages(PredictData):
         )
 
     def _squares(self, files: Files, resolution: int) -> SquareImages:
-        return SquareImages(
-            files,
-            resolution,
-            self.fit_mode,
-            self.on_error,
-            keep=False,
-            channels=self.channels,
-        )
+        """Of the sources."""
+        how = resolution, self.fit_mode, self.on_error
+        return SquareImages(files, *how, keep=False, channels=self.channels, put_off=True)
+
+    def _references(self, files: Files, resolution: int) -> SquareImages:
+        """Which are used at the end, when it would be late to be told of a damaged one."""
+        how = resolution, self.fit_mode, self.on_error
+        return SquareImages(files, *how, keep=False, channels=self.channels)
 
 
 def check_among(truths: SquareImages, candidates: SquareImages) -> None:

@@ -362,6 +362,7 @@ print(gc.isenabled(), gc.get_freeze_count() == kept)
 def test_a_workers_error_is_its_last_line() -> None:
     caught = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  a\nb: c"
     assert one_line(RuntimeError(caught)) == "b: c"
+    assert one_line(ValueError(caught.replace("b: c", "ValueError: d: e"))) == "d: e"
 
 
 class Dies(Dataset[int]):

@@ -111,6 +111,7 @@ def test_workers_run_only_when_files_are_read(
         ({"train": "cats", "val_fraction": 0.999999}, "leaves no training images"),
         ({"batch_size": 0}, "batch_size.*0"),
         ({"num_workers": -1}, "num_workers.*-1"),
+        ({"memory": -1}, "memory must be at least 0, got -1"),
         ({"fit_mode": "stretch"}, "fit_mode.*'stretch'"),
         ({"on_error": "ignore"}, "on_error.*'ignore'"),
     ],
@@ -122,6 +123,28 @@ def test_bad_arguments_are_told_at_once(
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         DomainImages(**{"root": str(tmp_path), **options})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value) and argument_of(caught.value) in options
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork", "ignore:skipped 1 of")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_batches_from_memory_are_those_of_files(make: Make, channels: int) -> None:
+    """To the last bit, in the same order, whatever is left out."""
+    root = make("cats", 12)
+    (root / "004.png").write_bytes(b"broken")
+    found = []
+    for memory, workers in ((None, 0), (0, 0), (0, 2), (1e-7 * channels, 0)):
+        data = DomainImages(
+            str(root), memory=memory, num_workers=workers, batch_size=2, on_error="skip"
+        )
+        data.channels = channels
+        data.load(5)
+        assert data.train_images.in_memory == (memory is None)
+        found.append([(b["key"], b["image"]) for _ in range(2) for b in data.train_dataloader()])
+    for (keys, images), *others in zip(*found, strict=True):
+        assert images.shape == (2, 5, 5, channels)
+        for name, image in zip(keys, images, strict=True):
+            assert (image == int(name[:3])).all()
+        assert all(k == keys and torch.equal(i, images) for k, i in others)
 
 
 def test_unreadable_images_stop_or_are_skipped(make: Make) -> None:

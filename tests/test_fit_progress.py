@@ -21,9 +21,10 @@ from PIL import Image
 from test_preemption import END, arguments, kill, state
 
 from cyclelight.callbacks import fit_progress
-from cyclelight.callbacks.fit_progress import FitProgress, unused_gpu
+from cyclelight.callbacks.fit_progress import FitProgress, images_of, unused_gpu
 from cyclelight.cli import main
 from cyclelight.runs.curve import COLOURS, MOST, Curve
+from datamodules import DomainImages
 
 NAMES = ("train/loss", "val/loss")
 pytestmark = [
@@ -220,3 +221,18 @@ def test_one_bar_in_a_terminal_and_a_fit_that_saves_when_it_is_closed(tmp_path: 
     bars = set(re.findall(rb"(\d+)/(\d+) \[", shown))
     assert len(bars) > 1 and {total for _, total in bars} == {b"100000"}
     assert b"Fitting DomainModule" in shown
+
+
+def test_that_images_do_not_stay_in_memory_is_told(tmp_path: Path) -> None:
+    for level in range(3):
+        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / f"{level}.png")
+    told = []
+    for memory in (None, 0):
+        data = DomainImages(str(tmp_path), memory=memory)
+        data.load(8)
+        told.append(images_of(data))
+    here = "2 images to train on, 1 image to validate on"
+    assert told == [
+        here,
+        f"{here}, decoded anew in each epoch, as they are more than data.memory holds",
+    ]

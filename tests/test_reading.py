@@ -232,6 +232,110 @@ def test_processes_share_the_first_look(tmp_path: Path, on_error: OnError) -> No
         assert len(mine) == 1 and "d.png" in mine[0]  # Both found one, and both tell the first.
 
 
+def noise(path: Path, seed: int) -> Path:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        path
+    )
+    return path
+
+
+def spoil(path: Path) -> None:
+    """Damage a PNG in the middle, which its checksums tell."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def test_what_looks_whole_is_decoded_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, suffix in enumerate(("png", "jpg", "bmp", "webp")):
+        noise(tmp_path / f"{seed}.{suffix}", seed)
+    (tmp_path / "4.jpg").write_bytes((tmp_path / "1.jpg").read_bytes() + b"more")
+    at_once = SquareImages(list_images(tmp_path), 8, keep=False)
+    read, found = square_images.read_square, list[str]()
+
+    def noted(path: Path, *more: Any) -> torch.Tensor:
+        found.append(path.name)
+        return read(path, *more)
+
+    monkeypatch.setattr(square_images, "read_square", noted)
+    images = SquareImages(list_images(tmp_path), 8, keep=False, put_off=True)
+    assert sorted(found) == ["2.bmp", "3.webp", "4.jpg"]
+    assert torch.equal(images.all_pixels(), at_once.all_pixels())
+    known = [{"key": key, "digest": digest(at_once.pixels_of(key))} for key in images.keys]
+    found.clear()
+    other = {"key": "0.png", "digest": "other"}
+    assert images.changed([known[0], known[2], other]) == {"0.png"}
+    assert images.changed([other, known[0]]) == set()
+    assert found == ["0.png"]
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:skipped . of . images")
+def test_what_does_not_look_whole_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    for path in damaged(tmp_path / "all"):
+        told = []
+        for put_off in (False, True):
+            with pytest.raises(ValueError, match=f"{path.name}.*skip leaves such") as caught:
+                SquareImages([(path.name, path)], 8, keep=False, put_off=put_off)
+            told.append(str(caught.value))
+        assert told[0] == told[1]
+    spoil(noise(tmp_path / "a.png", 0))
+    files = [("a.png", tmp_path / "a.png"), ("b.png", noise(tmp_path / "b.png", 1))]
+    images = SquareImages(files, 8, keep=False, put_off=True)
+    assert images.changed([{"key": "b.png", "digest": digest(images.pixels(1))}]) == set()
+    for use in (lambda: images[0], lambda: images.changed([{"key": "a.png", "digest": ""}])):
+        with pytest.raises(ValueError, match=r"cannot read image .*a\.png: .*skip leaves such"):
+            use()
+    kept = SquareImages(files, 8, "crop", "skip", keep=False, put_off=True)
+    assert kept.keys == ["b.png"] and len(kept.skipped) == 1
+
+
+def ask(rank: int, root: Path) -> None:
+    """What one of two processes finds changed, and which files it read for that, to a file."""
+    torch.set_num_threads(1)
+    store = f"file://{root}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    read, found = square_images.read_square, list[str]()
+
+    def noted(path: Path, *more: Any) -> torch.Tensor:
+        found.append(path.name)
+        return read(path, *more)
+
+    square_images.read_square = noted
+    images = SquareImages(list_images(root / "images"), 4, keep=False, put_off=True)
+    entries = [{"key": f"{name}.png", "digest": "other"} for name in "abd"]
+    entries[0]["digest"] = digest(read(root / "images" / "a.png", 4, "crop"))
+    result = sorted(images.changed(entries))
+    spoil(root / "images" / "c.png") if rank == 0 else None
+    torch.distributed.barrier()
+    try:
+        images.changed([{"key": "c.png", "digest": "other"}])
+    except ValueError as error:
+        result.append(str(error))
+    (root / f"{rank}.json").write_text(json.dumps([sorted(found), result]))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_processes_share_what_was_put_off(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for seed, name in enumerate("abcde"):
+        noise(tmp_path / "images" / f"{name}.png", seed)
+    mp = torch.multiprocessing.get_context("fork")
+    processes = [mp.Process(target=ask, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    (mine, told), (theirs, same) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
+    assert mine == ["a.png", "c.png"] and theirs == ["b.png", "d.png"]
+    assert told == same and told[:2] == ["b.png", "d.png"] and "c.png" in told[2]
+
+
 def test_a_square_is_what_its_file_holds(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

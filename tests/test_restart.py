@@ -25,6 +25,7 @@ from cyclelight.domains.folder import save_domain
 from cyclelight.runs.folder import RunFolder, sole_use
 from cyclelight.runs.plan import Plan
 from datamodules import TranslationImages, translation_images
+from datamodules.listing import list_images
 from datamodules.order import Batches, ShareSampler, batch_loader
 
 # Lightning 2.6 with torch 2.15.
@@ -262,6 +263,31 @@ def test_a_source_that_cannot_be_read_any_more_is_skipped(here: Path, tmp_path: 
     after = files(tmp_path / "out")
     assert [name for name in before if "images/" in name and after[name] != before[name]] == []
     assert len(after["metrics.csv"].splitlines()) == len(before["metrics.csv"].splitlines()) - 1
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_damaged_in_the_middle_is_told_when_it_is_used(
+    here: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """What was finished before is kept, and the same command goes on with a sound file."""
+    sources = tmp_path / "sources"
+    shutil.copytree(here / "sources", sources)
+    key, last = list_images(sources)[-1]
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 255
+    last.write_bytes(content)
+    args = options(here, tmp_path / "out", "--data.source", sources, "--data.num_workers", workers)
+    assert main(args) == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: cannot read image {last}: ") and "skip leaves such" in error
+    made = RunFolder(tmp_path / "out", [name for name, _ in list_images(sources)]).finished()
+    assert len(made) >= 4 and key not in made
+    shutil.copy(here / "sources" / key, last)
+    assert main(args) == 0
+    there, now = files(whole), files(tmp_path / "out")
+    images = [name for name in there if name.startswith("images/") or name == "metrics.csv"]
+    assert all(there[name] == now[name] for name in images)
 
 
 @pytest.mark.parametrize(

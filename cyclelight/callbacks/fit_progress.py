@@ -167,6 +167,9 @@ def images_of(data: Any) -> str:
         if name in summary
     ]
     splits = (getattr(data, name, None) for name in ("train_images", "val_images"))
+    train = getattr(data, "train_images", None)
+    if isinstance(train, SquareImages) and not train.in_memory:
+        found.append("decoded anew in each epoch, as they are more than data.memory holds")
     left_out = sum(len(split.skipped) for split in splits if isinstance(split, SquareImages))
     found += [f"{left_out} unreadable ones left out"] * (left_out > 0)
     return ", ".join(found) or "images of its own"

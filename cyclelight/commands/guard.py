@@ -142,7 +142,8 @@ def one_line(error: BaseException) -> str:
     """The message of an exception, on one line."""
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:
-        text = text.strip().splitlines()[-1]  # Of a data-loading worker: its traceback's end.
+        # Of a data-loading worker: its traceback's end, as it would have been without one.
+        text = text.strip().splitlines()[-1].removeprefix("ValueError: ")
     return " ".join(text.split())
 
 

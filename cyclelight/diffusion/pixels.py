@@ -192,13 +192,16 @@ def fit_square(
     one_of(get_args(FitMode), mode=mode)
     if channels not in MODES:
         raise BadValue("channels", f"channels must be 1 or 3, got {channels}")
-    image = image.convert(MODES[channels])
+    if image.mode != MODES[channels]:  # Else it would be copied; so it would by cropping it whole.
+        image = image.convert(MODES[channels])
     width, height = image.size
     if mode == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         # Cropped before resizing, lest the filter's window reach pixels outside of the square.
-        return _resize(image.crop((left, top, left + side, top + side)), resolution, resolution)
+        if width != height:
+            image = image.crop((left, top, left + side, top + side))
+        return _resize(image, resolution, resolution)
     scale = resolution / max(width, height)
     inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = Image.new(image.mode, (resolution, resolution), BORDER)
