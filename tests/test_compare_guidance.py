@@ -94,6 +94,7 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, {})
     cat = {"generator": str(tmp_path / "cat")}
     red = {"energies": RED}
+    slip = {"sampler": {"class_path": "TFG", "init_args": {"rhoo": 1}}, "optional": True}
     for more, parts, told in (
         ([], {"targets": {}}, "guide.targets: give at least one"),
         ([], {"target": {"red": red}}, "guide.target is not an option; did you mean targets?"),
@@ -102,6 +103,10 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([], {"generators": {"DDPM": {**cat, "eta": 2}}}, "eta must be in [0, 1], got 2"),
         ([], {"generators": {"no": {"generator": "no"}}}, "no, by CN: --model.generator"),
         (["--data.source", tmp_path], {}, "guidance begins at noise"),
+        (["--data.skip", 3], {}, "data.skip: guidance begins at noise"),
+        (["--classes", "cat"], {}, "classes: `guide` names"),
+        ([], {"targets": {"red": {**red, "optional": True}}}, "targets.red.optional is not an"),
+        ([], {"samplers": {"CN": slip}}, "guide.samplers.CN: it fits no generator: DDPM, by CN: "),
         (["--clip", "clip"], {}, "clip: `guide` names"),
         (["--seeds", "[0, 0]"], {}, "seeds must be different"),
     ):

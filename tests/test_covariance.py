@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainings import fit, make_images
 
 from cyclelight import (
+    Domain,
     NoiseSchedule,
     TimeGrid,
     decode,
@@ -278,6 +279,33 @@ def test_encode_and_decode_use_it(tmp_path: Path) -> None:
         translate(d, plain, images, steps=6, eta=1.0, cleanup=0) for d in (domain, plain)
     )
     assert not torch.allclose(moved, fixed, atol=1e-2)
+
+
+def test_codes_are_finite_where_a_head_says_that_nothing_is_open() -> None:
+    """There a code has the residual itself, and a translation leaves it as it is."""
+
+    class Split(Exact):
+        """As a perfect network, but of the left half it is too sure."""
+
+        def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+            out = super().forward(x_t, t)
+            out[:, 3:, :, : x_t.shape[-1] // 2] = -1e9
+            return out
+
+    sure, right = (
+        Domain(NetworkDenoiser(kind(0.5), SCHEDULE, variance="learned", second_head="sn"), 4)
+        for kind in (Split, Exact)
+    )
+    images = torch.rand(2, 3, 4, 4, dtype=torch.float64) * 2 - 1
+    code = encode(sure, images, steps=6, eta=1.0)
+    assert code.noises.isfinite().all() and code.noises[..., :2].abs().max() < 3
+    torch.testing.assert_close(decode(sure, code), images, atol=1e-9, rtol=0)
+    settings: Any = {"steps": 6, "eta": 1.0, "cleanup": 0}
+    torch.testing.assert_close(translate(sure, sure, images, **settings), images)
+    # Both have the same means, so that nothing but residuals could differ.
+    moved = translate(sure, right, images, **settings)
+    torch.testing.assert_close(moved[..., 2:], images[..., 2:], atol=1e-9, rtol=0)
+    torch.testing.assert_close(moved[..., :2], images[..., :2], atol=1e-9, rtol=0)
 
 
 def test_head_learns_the_covariance() -> None:

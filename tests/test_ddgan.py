@@ -188,6 +188,29 @@ def test_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_each_loss_falls_while_the_other_network_is_at_rest(tmp_path: Path) -> None:
+    """Together they need not fall. A judge that knows nothing has 2 log 2, 1.39."""
+    torch.manual_seed(0)
+    module = DDGANModule(
+        16,
+        network=TINY,
+        discriminator_width=16,
+        learning_rate=1e-12,
+        discriminator_rate=1e-3,
+        r1_weight=0.0,
+        warmup_steps=0,
+        seed=1,
+    )
+    images = make_images(tmp_path / "images")
+    judging = fit(module, images, tmp_path / "one", 400).callback_metrics
+    assert float(judging["train/discriminator"]) < 0.7
+    fooled = float(judging["train/generator"])
+    module.learning_rate, module.discriminator_rate = 1e-3, 1e-12
+    making = fit(module, images, tmp_path / "two", 80).callback_metrics
+    assert float(making["train/generator"]) < 0.5 * fooled
+
+
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """They see different images, and end with the weights that both have learned."""
     make_images(tmp_path / "images", 8)

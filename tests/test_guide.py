@@ -205,6 +205,15 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_generator(
         tmp_path / "auto", auto.build(resolution=16, channels=3), {"latent_prior": False}
     )
+    make_run(tmp_path, {"sources": ["a.png"]})
+    begun = ["--data", "TranslationImages", "--data.source", tmp_path / "sources"]
+    given = words(tmp_path, tmp_path / "out", "--model.generator", tmp_path / "gan", *begun)
+    for name in ("--model.steps", "--data.count"):
+        at = given.index(name)
+        del given[at : at + 2]
+    assert "--data: gan cannot encode images" in refused(capsys, given)
+    assert not (tmp_path / "out").exists()
+    many = json.dumps([{"class_path": "ClassEnergy", "init_args": {"classes": [1000]}}])
     unclassed = json.dumps([{"class_path": "ClassEnergy", "init_args": {"classes": []}}])
     for more, told in (
         (["--model.generator", tmp_path / "no"], "--model.generator: "),
@@ -218,6 +227,7 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--model.sampler", "TFG", "--model.sampler.rho", 0, "--model.sampler.mu", 0], "rho must"),
         (["--model.energies", "[]"], "--model.energies: give at least one"),
         (["--model.energies", unclassed], "classes must be one or more numbers"),
+        (["--model.energies", many], "classes must be below 1000 for efficientnet-lite0"),
         (["--data.count", 0], "--data.count must be at least 1"),
         (["--scores.judge_classes", "[3]"], "name the network that is to judge"),
         (["--scores.judge", "judges:Rows", "--scores.judge_images", tmp_path], "go together"),
@@ -225,6 +235,26 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         message = refused(capsys, words(tmp_path, tmp_path / "out", *more))
         assert told in message, message
         assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_guides_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    make_run(tmp_path, {})
+    energies = json.dumps([{"class_path": "ClassEnergy", "init_args": {"classes": [281]}}])
+    more = ["--model.energies", energies, "--model.sampler.steps", 1, "--data.count", 1]
+    judge = ["--scores.judge", "efficientnet-lite0", "--scores.judge_classes"]
+    assert main(words(tmp_path, tmp_path / "out", *more, *judge, "[281]")) == 0
+    assert "efficientnet-lite0 guides, too" in caplog.text
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    (told,) = [s["protocol"] for s in report["figures"] if s["figure"] == "success after"]
+    assert told.endswith("which guided, too")
+    capsys.readouterr()
+    # Of a class that there is not, no image would ever be.
+    assert main(words(tmp_path, tmp_path / "far", *more, *judge, "[1000]")) == 1
+    assert "judge_classes must be in 0..999 for" in capsys.readouterr().err
+    assert not (tmp_path / "far" / "images").exists()
 
 
 def test_other_settings_need_another_folder(

@@ -70,6 +70,17 @@ def test_a_whole_chain_goes_where_it_is_sent(tmp_path: Path) -> None:
     assert (found.after < weaker.after).all() and (weaker.after < weaker.before).all()
 
 
+def test_a_gradient_that_is_not_finite_is_told() -> None:
+    plain: Any = Gaussian(0.0, 0.5)
+    x_t = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+
+    def cliff(x: Tensor, step: int) -> Tensor:
+        return quadratic(x, step) * torch.tensor([1.0, torch.nan])
+
+    with pytest.raises(RuntimeError, match="not finite after 0 steps of the chain: a smaller rho"):
+        Steered(plain, TFG(), cliff, lambda _: None)(x_t, 500)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="rho must be above 0 where mu or iterations is 0"):
         TFG(0.0, 0.0)

@@ -1,5 +1,6 @@
 """What guidance has brought: energies, success by another judge, diversity, calls and seconds."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from cyclelight.runs.plan import plan_of
 from cyclelight.runs.task import Task, task_of
 from datamodules.listing import list_images
 from datamodules.square_images import SquareImages
+
+log = logging.getLogger(__name__)
 
 
 class GuidanceScores(TaskScores):
@@ -64,6 +67,7 @@ class GuidanceScores(TaskScores):
         self.judge_classes, self.judge_images = judge_classes, judge_images
         self.judge_names = set(judge_names or ())
         self._network: FeatureNetwork | None = None
+        self._protocol = ""
         self._succeeds: Callable[[Tensor], Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -72,6 +76,13 @@ class GuidanceScores(TaskScores):
         if stage != "predict" or self.judge_name is None or not trainer.is_global_zero:
             return
         self._network = feature_network(self.judge_name, self.judge_weights)
+        self._protocol = f"judged by {self._network.name}"
+        if isinstance(pl_module, Guides) and self.judge_name in pl_module.networks:
+            self._protocol += ", which guided, too"
+            log.warning(
+                "%s guides, too: that it is pleased says little; take another --scores.judge",
+                self.judge_name,
+            )
         if self.judge_classes:
             self._succeeds = classified_as(self._network, self.judge_classes)
         elif self.judge_images is not None:
@@ -109,7 +120,7 @@ class GuidanceScores(TaskScores):
 
     def _judged(self, before: Tensor, after: Tensor) -> Iterator[Score]:
         assert self._network is not None
-        n, protocol = len(after), f"judged by {self._network.name}"
+        n, protocol = len(after), self._protocol
         for when, images in (("before", before), ("after", after)):
             if self._succeeds is not None:
                 rate = float(self._succeeds(images).float().mean())

@@ -43,6 +43,10 @@ class Guides(Protocol):
         """Of the energies."""
 
     @property
+    def networks(self) -> list[str]:
+        """The names of the classifiers that guide."""
+
+    @property
     def calls(self) -> int:
         """Calls of the generator's networks for an image."""
 

@@ -66,7 +66,9 @@ def lockstep(
                 bracket = each.mean(0, keepdim=True).expand_as(each).flatten(0, 1)
             y = encoded.x_s + bracket
             if isinstance(sigma, Tensor) or isinstance(encoded.sigma, Tensor):
-                stretch = scale(sigma) / scale(encoded.sigma) - 1
+                stretch = sigma / scale(encoded.sigma) - 1
+                if isinstance(encoded.sigma, Tensor):  # Of no sigma there is nothing to stretch.
+                    stretch = torch.where(encoded.sigma == 0, 0.0, stretch)
                 y = y + stretch * (encoded.x_s - encoded.mean)
         if isinstance(target, Blending):
             y = target.blend(y, encoded.x_s)

@@ -56,7 +56,9 @@ class EncodedStep:
 
 def scale(sigma: float | Tensor) -> float | Tensor:
     """What a code's noise is counted in: sigma, or 1 where sigma is 0."""
-    return 1.0 if isinstance(sigma, float) and sigma == 0 else sigma
+    if isinstance(sigma, Tensor):  # A covariance head, which errs to both sides, often says 0.
+        return torch.where(sigma == 0, 1.0, sigma)
+    return 1.0 if sigma == 0 else sigma
 
 
 def source_chain(

@@ -37,7 +37,7 @@ MODEL = [name for name in signature(GuidanceModule).parameters if name != "seed"
 SCORES = [name for name in signature(GuidanceScores).parameters if name.startswith("judge")]
 REFUSED = (
     *("model", "clip", "dino", "source", "target", "classifier", "rows"),
-    *("baseline", "best_by", "rank_by"),
+    *("baseline", "best_by", "rank_by", "classes"),
 )
 LEFT_OUT = ("generator", "optional")
 CELLS, WAYS = "cells", "ways.png"
@@ -111,8 +111,8 @@ def plan_guidance(options: Namespace) -> Guidance:
     """
     root, data = Path(options.output), options.data
     check_no_file(root)
-    for name in ("source", "truth", "candidates"):
-        if data[name] is not None:
+    for name in ("source", "truth", "candidates", "root", "skip", "order_seed"):
+        if data[name]:
             raise BadValue(f"data.{name}", f"data.{name}: guidance begins at noise: leave it out")
     for name in REFUSED:
         if options[name] is not None:
@@ -132,6 +132,11 @@ def plan_guidance(options: Namespace) -> Guidance:
                 raise
             settings.remove(setting)
             notes.append(f"left out: {error}")
+            # A slip in its settings would pass for what does not go together.
+            by = setting.point["by"]
+            if all(other.point["by"] != by for other in settings):
+                told = f"guide.samplers.{by}: it fits no generator: {error}"
+                raise BadValue("guide", told) from error
     if not settings:
         raise BadValue("guide", "; ".join(["guide: there is nothing to compare", *notes]))
     keys = next(iter(built.values())).datamodule.keys
@@ -172,7 +177,8 @@ def _settings(guide: Mapping[str, Any]) -> tuple[list[Setting], list[str]]:
             place = f"guide.{part}.{name}"
             if not isinstance(given, Mapping):
                 raise BadValue("guide", f"{place}: it must be settings by name, got {given!r}")
-            _check_names(given, (*MODEL, *SCORES, "optional"), place)
+            optional = ("optional",) if part != "targets" else ()
+            _check_names(given, (*MODEL, *SCORES, *optional), place)
         parts.append([(str(name), dict(given)) for name, given in found.items()])
     settings = []
     for (generator, g), (sampler, s), (target, t) in product(*parts):

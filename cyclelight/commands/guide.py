@@ -4,6 +4,7 @@ from lightning.pytorch import Callback
 
 from cyclelight.callbacks.guidance_scores import GuidanceScores
 from cyclelight.callbacks.traces import GuidanceTraces
+from cyclelight.commands.guard import UsageError
 from cyclelight.commands.parsing import keep_settings_apart
 from cyclelight.commands.predict import Predict, run
 from cyclelight.guidance.classifiers import ClassEnergy, FeatureEnergy  # noqa: F401 (short names)
@@ -27,6 +28,18 @@ class Guide(Predict):
     # Gradients through many calls of a network are to be right: no choice by the hardware.
     makes_images = False
     scores_class = GuidanceScores
+
+    def instantiate_classes(self) -> None:
+        """Whether the generator can begin at given images is known without its weights."""
+        super().instantiate_classes()
+        begun_at = getattr(self.datamodule, "searched", None)
+        if isinstance(self.model, GuidanceModule) and begun_at is not None:
+            generator = self.model.generator
+            if not generator.encodes:
+                raise UsageError(
+                    f"--data: {generator.name} cannot encode images, so that none can be begun at; "
+                    f"take NewImages"
+                )
 
     def more_callbacks(self) -> list[Callback]:
         return [GuidanceTraces()]

@@ -18,8 +18,11 @@ from cyclelight.guidance.energy import (
 )
 from cyclelight.metrics.features import EfficientNetLite0, feature_network
 
+IMAGENET = 1000
+"""Classes of the networks that are known by name."""
 
-class _Classified(Energy):
+
+class Classified(Energy):
     """An energy of what a network trained on ImageNet says."""
 
     def __init__(self, network: str, weights: str | None, weight: float) -> None:
@@ -34,7 +37,7 @@ class _Classified(Energy):
         return {} if self.weights is None else {"weights": file_digest(self.weights, "weights")}
 
 
-class ClassEnergy(_Classified):
+class ClassEnergy(Classified):
     """-log p of a class, or of several together: how far a classifier is from naming one of them.
 
     Args:
@@ -59,20 +62,23 @@ class ClassEnergy(_Classified):
         super().__init__(network, weights, weight)
         if not classes or min(classes) < 0:
             raise BadValue("classes", f"classes must be one or more numbers from 0, got {classes}")
+        if ":" not in network:
+            self._check(classes, IMAGENET)
         self.classes = list(classes)
 
     def forward(self, images: Tensor, noise: Noise, step: int) -> Tensor:
         _, logits = self.see(images)
-        if max(self.classes) >= logits.shape[1]:
-            raise BadValue(
-                "classes",
-                f"classes must be below {logits.shape[1]} for {self.network}, got {self.classes}",
-            )
+        self._check(self.classes, logits.shape[1])
         log_p = logits.float().log_softmax(dim=1)
         return -log_p[:, self.classes].logsumexp(dim=1)
 
+    def _check(self, classes: list[int], count: int) -> None:
+        if max(classes) >= count:
+            told = f"classes must be below {count} for {self.network}, got {classes}"
+            raise BadValue("classes", told)
 
-class FeatureEnergy(_Classified):
+
+class FeatureEnergy(Classified):
     """1 - the cosine of an image's features with those of a given one: its identity.
 
     Args:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from cyclelight.chains.ddgan import generate
 from cyclelight.chains.diffae import SCHEDULE, code_denoiser, image_denoiser
 from cyclelight.chains.invert import inversion_chain
-from cyclelight.chains.source import check_eta, source_chain
+from cyclelight.chains.source import check_eta, scale, source_chain
 from cyclelight.diffusion.ddgan import DDGANSchedule
 from cyclelight.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, mean_and_sigma
 from cyclelight.diffusion.grid import TimeGrid
@@ -29,6 +29,9 @@ from cyclelight.networks.ddgan import DDGANGenerator
 from cyclelight.networks.diffae import DiffusionAutoencoder
 
 Shapes = Mapping[str, tuple[int, ...]]
+FARTHEST = 3.0
+"""The most that a noise of a code is where variances are learned: a small one would ask for more,
+and what lies so far out multiplies rounding errors."""
 
 
 class Generator(nn.Module, ABC):
@@ -85,6 +88,11 @@ class Generator(nn.Module, ABC):
         """z of its parts, in order."""
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it has an encoder."""
+        return type(self).encode is not Generator.encode
+
     def encode(self, images: Tensor, noise: Noise) -> Tensor:
         """A z of images (B, C, R, R) in [-1, 1], from which the map comes back near them.
 
@@ -134,8 +142,8 @@ class DomainGenerator(Generator):
         self.grid, self.eta = TimeGrid.whole(domain.schedule, steps), eta
         shapes = {"x_T": domain.shape}
         denoiser = domain.denoiser
-        learned = isinstance(denoiser, NetworkDenoiser) and denoiser.variance == "learned"
-        self.noisy = eta > 0 or learned
+        self.learned = isinstance(denoiser, NetworkDenoiser) and denoiser.variance == "learned"
+        self.noisy = eta > 0 or self.learned
         if self.noisy:
             shapes |= {f"eps_{t}": domain.shape for t in self.grid.timesteps[:-1]}
         super().__init__(shapes, domain.resolution, len(self.grid), domain.name, domain.channels)
@@ -157,7 +165,11 @@ class DomainGenerator(Generator):
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Noise) -> Tensor:
-        """By DPM-Encoder (Eq. 5) where the steps have noise, else by inversion (DDIM)."""
+        """By DPM-Encoder (Eq. 5) where the steps have noise, else by inversion (DDIM).
+
+        With a learned variance, which may be 0, each noise leads from where the map is itself:
+        what one step cannot reach is left to those that follow.
+        """
         self.domain.check_images(images)
         x_0, denoiser = self.domain.to_states(images), self.domain.denoiser
         if not self.noisy:
@@ -165,7 +177,16 @@ class DomainGenerator(Generator):
             return self.join([states[-1]])
         steps = list(source_chain(denoiser, x_0, grid=self.grid, eta=self.eta, noise=noise))
         # What the last step leaves has no noise to be in.
-        return self.join([steps[0].x_t, *(step.noise for step in steps[:-1])])
+        if not self.learned:
+            return self.join([steps[0].x_t, *(step.noise for step in steps[:-1])])
+        y, noises = steps[0].x_t, list[Tensor]()
+        for step in steps[:-1]:
+            own = Step.between(denoiser.schedule, step.t, step.s, self.eta)
+            mean, sigma = mean_and_sigma(own, y, denoiser(y, step.t))
+            z = (step.x_s - mean) / scale(sigma)
+            noises.append(z.clamp(-FARTHEST, FARTHEST))
+            y = mean + sigma * noises[-1]
+        return self.join([steps[0].x_t, *noises])
 
 
 class DDGANMap(Generator):

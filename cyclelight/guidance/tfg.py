@@ -76,6 +76,9 @@ class TFG(Steering):
             weights: of the energies, (K,).
             z: the noise of the chain, (B, d), which stays as it is.
             on_step: called after each step.
+
+        Raises:
+            RuntimeError: a gradient is not finite.
         """
         assert isinstance(generator, DomainGenerator)
         domain, traces, seen = generator.domain, list[Tensor](), list[Tensor]()
@@ -134,14 +137,25 @@ class Steered:
             x_0 = prediction.x_0
             x_0 = x_0_from_eps(x, prediction.eps, a) if x_0 is None else x_0
             (slope,) = torch.autograd.grad(self.value(x_0, step).sum(), x)
+        _check(slope, step)
         moved = x_0.detach() - settings.rho * strength * slope / a**0.5
         for _ in range(settings.iterations if settings.mu else 0):
             with torch.enable_grad():
                 y = moved.detach().requires_grad_(True)
                 (slope,) = torch.autograd.grad(self.value(y, step).sum(), y)
+            _check(slope, step)
             moved = moved - settings.mu * strength * slope
         self.note(moved)
         eps, cov = prediction.eps.detach(), prediction.cov_x_0
         return replace(
             prediction, eps=eps, x_0=moved, cov_x_0=None if cov is None else cov.detach()
+        )
+
+
+def _check(slope: Tensor, step: int) -> None:
+    # Nothing random is in the way of the same z, so that to begin anew would change nothing.
+    if not slope.isfinite().all():
+        raise RuntimeError(
+            f"the gradient of the energy is not finite after {step} steps of the chain: a smaller "
+            f"rho, mu or weight of the energies may help, or trainer.precision 32-true"
         )

@@ -18,8 +18,12 @@ def classified_as(network: FeatureNetwork, classes: Collection[int]) -> Callable
     """Whether a network's first choice is one of the classes: uint8 (B, H, W, C) => (B,), bool.
 
     Raises:
-        ValueError: the network does not classify.
+        ValueError: the network does not classify, or has no such class.
     """
+    count = _logits(network, torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape[1]
+    if min(classes) < 0 or max(classes) >= count:
+        told = f"judge_classes must be in 0..{count - 1} for {network.name}, got {sorted(classes)}"
+        raise BadValue("judge_classes", told)
 
     def judge(images: Tensor) -> Tensor:
         logits = torch.cat([_logits(network, part) for part in torch.split(images, BATCH)])

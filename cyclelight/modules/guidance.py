@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cyclelight.diffusion.noise import KeyedNoise
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.errors import BadValue, at_least, one_of
+from cyclelight.guidance.classifiers import Classified
 from cyclelight.guidance.energy import Energy
 from cyclelight.guidance.generators import Generator
 from cyclelight.guidance.guided import Guided, Keep, guide
@@ -84,6 +85,11 @@ class GuidanceModule(Task):
             same = sum(name.split(" ")[0] == energy.name for name in names)
             names.append(f"{energy.name} {same + 1}" if same else energy.name)
         return names
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of the classifiers that guide."""
+        return [energy.network for energy in self._energies if isinstance(energy, Classified)]
 
     @property
     def _energies(self) -> list[Energy]:
