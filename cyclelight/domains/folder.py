@@ -107,7 +107,8 @@ def load_domain(
             Face Hub. Of a checkpoint, the averaged (EMA) weights are taken.
         variance: `learned` uses a network's learned variance, a range or that of a covariance head;
             `fixed` ignores it.
-        clip_x_0: clamp predicted clean images to [-1, 1].
+        clip_x_0: clamp predicted clean images to [-1, 1]; as published, also the variances that a
+            covariance head gives. Without it a head trained for a short time may leave specks.
         dtype: dtype of the network; images keep theirs.
         device: where the network goes; on `meta` its weights are not read, and everything but
             calling the denoiser works. Those of an autoencoder always are: they tell which domains
