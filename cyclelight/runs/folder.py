@@ -46,6 +46,8 @@ MADE_OF_IMAGES = (
     *("table.csv", "table.md", "table.tex"),
 )
 """What a run makes of its images at the end."""
+OF_THE_WAY = ("traces", "starts", "ways")
+"""Folders beside the images, where these were guided."""
 
 
 @contextmanager
@@ -56,7 +58,8 @@ def sole_use(root: Path) -> Iterator[None]:
     """
     with locked(root):
         # Not in other folders, where other runs may be at work.
-        for found in (root.glob, (root / IMAGES).rglob, (root / "checkpoints").glob):
+        inside = [(root / part).rglob for part in (IMAGES, *OF_THE_WAY)]
+        for found in (root.glob, *inside, (root / "checkpoints").glob):
             remove_leftovers(found(".*.tmp"))
         yield
 
