@@ -75,7 +75,8 @@ class NetworkDenoiser(nn.Module):
         variance: `fixed` ignores a learned variance as the authors' program of CycleDiffusion does;
             `learned` uses it.
         clip_x_0: clamp the predicted clean image to [-1, 1] and fold that back into eps; a learned
-            variance of its pixels is clamped to [0, 1], then.
+            variance of its pixels is clamped to [0, 1], then, without which one of a head that was
+            trained for a short time may leave specks.
         second_head: what the second half of 2 C channels means.
         fold: False leaves eps as it is when x_0 is clamped, as SN-DDIM's program does and diffusers
             where use_clipped_model_output is off; for eta below 1.

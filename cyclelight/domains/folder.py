@@ -4,8 +4,8 @@
 
 A DDPMPipeline folder loads, whoever made it, if its network is one of `NETWORKS`, as
 `check_network` wants it, of images with 1 or 3 channels, and its scheduler one of `BETA_FAMILY`;
-`domain.json` only adds the card. So does an LDMPipeline folder, where the
-autoencoder is called `vqvae/`. A Lightning checkpoint written by `fit` loads too.
+`domain.json` only adds the card. So does an LDMPipeline folder, whose autoencoder is in `vqvae/`. A
+Lightning checkpoint written by `fit` loads too.
 
 A DDPMPipeline knows no autoencoder: diffusers' pipeline of a folder with `vae/` samples latents,
 and `AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")` decodes them.
@@ -107,8 +107,7 @@ def load_domain(
             Face Hub. Of a checkpoint, the averaged (EMA) weights are taken.
         variance: `learned` uses a network's learned variance, a range or that of a covariance head;
             `fixed` ignores it.
-        clip_x_0: clamp predicted clean images to [-1, 1]; as published, also the variances that a
-            covariance head gives. Without it a head trained for a short time may leave specks.
+        clip_x_0: clamp predicted clean images to [-1, 1], and a head's variances to [0, 1].
         dtype: dtype of the network; images keep theirs.
         device: where the network goes; on `meta` its weights are not read, and everything but
             calling the denoiser works. Those of an autoencoder always are: they tell which domains
