@@ -38,6 +38,12 @@ def choose(files: Files, n: int | None, skip: int = 0, seed: int = 0) -> Files:
     return sorted(sorted(files, key=place)[skip : skip + wanted])
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ValueError unless they are different, and at least one."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise BadValue("seeds", f"seeds must be different integers, at least one: {seeds}")
+
+
 def reference_of(folder: str | None) -> Files:
     """The real images of a folder; none of None.
 

@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from hashlib import blake2b
 from inspect import signature
 from itertools import product
@@ -15,7 +14,7 @@ from jsonargparse import Namespace
 
 from cyclelight.callbacks.guidance_scores import GuidanceScores
 from cyclelight.callbacks.traces import TraceFolder
-from cyclelight.commands.comparison_files import reference_of, stamps
+from cyclelight.commands.comparison_files import check_seeds, reference_of, stamps
 from cyclelight.commands.comparison_loop import run_cells
 from cyclelight.commands.guard import UsageError
 from cyclelight.commands.guide import Guide
@@ -25,7 +24,7 @@ from cyclelight.diffusion.pixels import pil_image
 from cyclelight.errors import BadValue
 from cyclelight.files import atomic, check_no_file
 from cyclelight.modules.guidance import GuidanceModule
-from cyclelight.runs.comparison import Setting
+from cyclelight.runs.comparison import Setting, check_names
 from cyclelight.runs.comparison_cell import Cell, Result
 from cyclelight.runs.comparison_table import Table
 from cyclelight.runs.comparison_ways import draw_ways
@@ -117,8 +116,7 @@ def plan_guidance(options: Namespace) -> Guidance:
     for name in REFUSED:
         if options[name] is not None:
             raise BadValue(name, f"{name}: `guide` names generators, samplers and targets instead")
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise BadValue("seeds", f"seeds must be different integers, at least one: {options.seeds}")
+    check_seeds(options.seeds)
     reference = reference_of(data.reference)
     settings, notes = _settings(options.guide)
     words, built = dict[str, list[str]](), dict[str, Guide]()
@@ -148,7 +146,7 @@ def plan_guidance(options: Namespace) -> Guidance:
             # Where weights lie may change: it is known which they are.
             asked = {name: value for name, value in given.items() if name not in LEFT_OUT}
             asked |= {"precision": options.precision, "seed": seed}
-            parts = (judged, options.protocol, options.network, stamps(reference))
+            parts = (judged, options.protocol, options.network, data.fit_mode, stamps(reference))
             digest = blake2b(repr(parts).encode(), digest_size=16).hexdigest()
             folder = root / CELLS / setting.folder / f"seed_{seed}"
             cells.append(Cell(setting, seed, folder, asked, task.made_by(), digest))
@@ -166,7 +164,7 @@ def _settings(guide: Mapping[str, Any]) -> tuple[list[Setting], list[str]]:
     Raises:
         ValueError: one is not described by settings of `lightning guide`.
     """
-    _check_names(guide, PARTS, "guide")
+    check_names(guide, PARTS, "guide")
     parts: list[list[tuple[str, dict[str, Any]]]] = []
     notes: list[str] = []
     for part in PARTS:
@@ -178,7 +176,7 @@ def _settings(guide: Mapping[str, Any]) -> tuple[list[Setting], list[str]]:
             if not isinstance(given, Mapping):
                 raise BadValue("guide", f"{place}: it must be settings by name, got {given!r}")
             optional = ("optional",) if part != "targets" else ()
-            _check_names(given, (*MODEL, *SCORES, *optional), place)
+            check_names(given, (*MODEL, *SCORES, *optional), place)
         parts.append([(str(name), dict(given)) for name, given in found.items()])
     settings = []
     for (generator, g), (sampler, s), (target, t) in product(*parts):
@@ -194,14 +192,6 @@ def _settings(guide: Mapping[str, Any]) -> tuple[list[Setting], list[str]]:
     return settings, list(dict.fromkeys(notes))
 
 
-def _check_names(given: Mapping[str, Any], known: Sequence[str], place: str) -> None:
-    for name in given:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise BadValue("guide", f"{place}.{name} is not an option; {hint}")
-
-
 def _words(options: Namespace, setting: Setting) -> list[str]:
     """The words of `lightning guide` that run a line."""
     given = {
@@ -210,6 +200,7 @@ def _words(options: Namespace, setting: Setting) -> list[str]:
         "data.count": options.data.n,
         "data.batch_size": options.data.batch_size,
         "data.reference": options.data.reference,
+        "data.fit_mode": options.data.fit_mode,
         "scores.protocol": options.protocol,
         "scores.network": options.network,
         "scores.weights": options.weights,

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 
 from cyclelight.chains.engine import best_precision, dtype_of
 from cyclelight.commands.comparison_files import (
+    check_seeds,
     choose,
     edits_of,
     reference_of,
@@ -171,8 +172,7 @@ def _check(options: Namespace, root: Path) -> None:
             raise BadValue(name, f"{name}: edits by a model have none: give `model` or `{name}`")
     if options.model is None and options.clip is not None:
         raise BadValue("clip", "clip judges edits by their texts: give `model` and a table, too")
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise BadValue("seeds", f"seeds must be different integers, at least one: {options.seeds}")
+    check_seeds(options.seeds)
     if options.precision is not None:
         dtype_of(options.precision)
     if options.classes is not None:

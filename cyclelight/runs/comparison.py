@@ -105,7 +105,7 @@ def settings_of(
     for name, row in rows.items():
         if not isinstance(row, Mapping):
             raise BadValue("rows", f"rows.{name}: it must have a method or `theirs`, got {row!r}")
-        _check_names(row, (*KEYS, *EDIT_KEYS) if edits else KEYS, f"rows.{name}")
+        check_names(row, (*KEYS, *EDIT_KEYS) if edits else KEYS, f"rows.{name}")
         try:
             settings += _lines(str(name), row, classifier, EDIT_KEYS if edits else ())
         except FileNotFoundError as error:
@@ -137,9 +137,9 @@ def _lines(
     if not isinstance(over, Mapping) or not all(isinstance(v, list) and v for v in over.values()):
         raise BadValue("rows", f"rows.{name}.over: it must be lists of values by settings' names")
     known = [known.name for known in fields(kind)]
-    _check_names(given, known, f"rows.{name}.method")
+    check_names(given, known, f"rows.{name}.method")
     numbers = [setting for setting in of_edit if setting != "control"]
-    _check_names(over, [*known, *numbers], f"rows.{name}.over")
+    check_names(over, [*known, *numbers], f"rows.{name}.over")
     if "classifier" in known and classifier is not None:
         given = {"classifier": classifier, **given}
     for values in product(*over.values()):
@@ -162,7 +162,7 @@ def _class(given: Any, place: str) -> tuple[Any, dict[str, Any]]:
         given = {"class_path": given}
     if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
         raise BadValue("rows", f"{place}: it must have a class_path, got {given!r}")
-    _check_names(given, ("class_path", "init_args"), place)
+    check_names(given, ("class_path", "init_args"), place)
     path, settings = given["class_path"], given.get("init_args") or {}
     if not isinstance(settings, Mapping):
         raise BadValue("rows", f"{place}.init_args: they must be settings by name")
@@ -189,10 +189,13 @@ def _known() -> dict[str, type[Method]]:
     return found
 
 
-def _check_names(given: Mapping[str, Any], known: Collection[str], place: str) -> None:
+def check_names(given: Mapping[str, Any], known: Collection[str], place: str) -> None:
+    """Raises ValueError if a name is not known; `place` begins with the option, such as `rows`."""
     for name in given:
         if name not in known:
-            raise BadValue("rows", f"{place}.{name} is not an option{_hint(name, known)}")
+            raise BadValue(
+                place.partition(".")[0], f"{place}.{name} is not an option{_hint(name, known)}"
+            )
 
 
 def _hint(word: str, known: Collection[str]) -> str:
