@@ -14,7 +14,7 @@ LOCK := requirements$(if $(TORCH),-$(TORCH)).lock
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji demo-edit live lock clean
+.PHONY: help setup test test-all test-slurm lint types format demo demo-emoji demo-edit bench live lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ demo-edit: $(STAMP) ## edit emoji by texts: other skin tones, hair, professions
 		--scores.clip checkpoints/emoji_clip --scores.least_match 0.6 --output demo-edit --overwrite
 	@echo "The sources beside what the texts made of them: demo-edit/gallery.png"
 
+bench: $(STAMP) ## time the translation on this machine, each way to speed it up (6 minutes on two cores)
+	@$(BIN)/lightning benchmark --output bench
+
 ORT := onnxruntime-web@1.30.0
 LIVE := docs/live/lib
 
@@ -102,5 +105,5 @@ lock: $(STAMP) ## resolve the newest allowed versions into requirements.lock and
 	@rm uv.lock
 
 clean: ## remove what tests, tools and the demo left behind (not .venv)
-	@rm -rf demo demo-emoji demo-edit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf demo demo-emoji demo-edit bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find cyclelight datamodules tests -name __pycache__ -type d -prune -exec rm -rf {} +

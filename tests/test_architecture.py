@@ -15,7 +15,7 @@ ORDER = """
     networks: unet adm_parts adm classifier
     networks: autoencoder text sn fir ddgan discriminator latent_prior diffae cut sizes * one_step
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
-    domains: generator_folder
+    domains: generator_folder variance
     domains: network_folder classifier translator
     text: * tokens prompts guided blend attention control model
     domains.adapters: * adm_flags adm sn_ddpm ddgan diffae generators adm_classifier cut onnx

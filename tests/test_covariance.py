@@ -1,12 +1,15 @@
 """SN-DDPM and NPR-DDPM: a covariance head, its formulas, its training, its checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from tiny import TINY, R
+from tiny import TINY, R, make_run, predict_words
 from torch import Tensor, nn
 from trainings import fit, make_images
 
@@ -22,8 +25,10 @@ from cyclelight import (
 )
 from cyclelight.chains.sample import reverse_chain
 from cyclelight.chains.source import source_chain
+from cyclelight.cli import main
 from cyclelight.diffusion.denoiser import NetworkDenoiser, mean_and_sigma
 from cyclelight.diffusion.loss import covariance_loss
+from cyclelight.diffusion.pixels import to_float, to_uint8
 from cyclelight.diffusion.steps import Step
 from cyclelight.domains.adapters.adm_flags import ADMFlags
 from cyclelight.domains.adapters.sn_ddpm import load_sn_ddpm
@@ -377,3 +382,65 @@ def test_training(tmp_path: Path) -> None:
         torch.testing.assert_close(learned.denoiser(x, t).eps, plain.denoiser(x, t).eps)
     assert learned.card["covariance"] == "sn"
     assert learned.card["body"] == {"name": "cat"}
+
+
+@pytest.fixture
+def heads(tmp_path: Path) -> Path:
+    """Cats and dogs with covariance heads, and two sources."""
+    make_run(tmp_path, {"sources": ["a.png", "b.png"]})
+    for name in ("cat", "dog"):
+        body: Any = load_domain(tmp_path / name).denoiser.network
+        torch.manual_seed(7)
+        network = CovarianceNetwork.around(body, "npr")
+        torch.nn.init.normal_(network.out2[-1].weight, std=0.1)
+        save_domain(tmp_path / f"{name}_head", network, SCHEDULE, card={"name": name})
+    return tmp_path
+
+
+def test_predict_takes_them(heads: Path) -> None:
+    """As `translate` does with domains that were loaded so."""
+    more = ("--data.reference", "null", "--model.variance", "learned")
+    ends = ("--model.source", heads / "cat_head", "--model.target", heads / "dog_head")
+    assert main(predict_words(heads, heads / "out", *more, *ends)) == 0
+    pair = [load_domain(heads / f"{name}_head", variance="learned") for name in ("cat", "dog")]
+    fixed = [load_domain(heads / f"{name}_head") for name in ("cat", "dog")]
+    for name in ("a.png", "b.png"):
+        x = to_float(torch.from_numpy(np.array(Image.open(heads / "sources" / name)))[None])
+        made, plain = (
+            to_uint8(translate(*each, x, keys=[name], steps=4))[0] for each in (pair, fixed)
+        )
+        got = torch.from_numpy(np.array(Image.open(heads / "out" / "images" / name)))
+        assert (got.int() - made.int()).abs().max() <= 1
+        assert (got.int() - plain.int()).abs().max() > 8
+    assert "variance: learned" in (heads / "out" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model.source", "cat"), "variance: source cat has learned none; CovarianceModule"),
+        (("--model.method", "DDIB"), "variance: DDIB has no eta"),
+        (
+            ("--model.source", "range", "--model.method.eta", "0.5"),
+            "variance: the range that source range has learned goes with eta 1, got 0.5, 1.0",
+        ),
+        (("--model.variance", "both"), "variance"),
+    ],
+)
+def test_what_predict_refuses_of_them(
+    heads: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    """In one line, and nothing is written."""
+    monkeypatch.chdir(heads)
+    ranged = replace(TINY, learned_variance=True).build(resolution=R, channels=3)
+    save_domain("range", ranged, SCHEDULE, card={"name": "range"})
+    learned = ("--model.source", "cat_head", "--model.target", "dog_head")
+    learned += ("--model.variance", "learned")
+    assert main(predict_words(heads, heads / "out", *learned, *words)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (heads / "out").exists()

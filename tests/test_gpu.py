@@ -225,7 +225,6 @@ def test_benchmark(tmp_path: Path) -> None:
         "source": CHECKPOINTS / "cat",
         "target": CHECKPOINTS / "dog",
         "steps": 4,
-        "fast_steps": 2,
         "repeats": 1,
         "batch_size": 2,
         "published": "false",

@@ -14,6 +14,7 @@ from cyclelight.domains.domain import Domain, check_pair
 from cyclelight.domains.folder import check_domain_path, load_domain
 from cyclelight.errors import at_least, first_line
 from cyclelight.files import write_text
+from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.networks.adm import ADMSettings
 from cyclelight.runs.timing import Case, Machine, Timing, device_name, random_domain, time_cases
 
@@ -22,10 +23,11 @@ EPILOG = """\
 `plain` is the published procedure: one image after another, float32, the code stored. `published`
 is the same at the paper's own 1,000 steps. `x plain` compares images per second at equal settings,
 `x published` with that procedure, or, if it is not run, with as many of the plain one's calls.
-`floor` is the share of the time that the bare network calls take, at that batch and precision;
-`chip` the arithmetic done per second, as a share of a large matrix product's in bfloat16 on the
-same device. `levels` is the largest difference from the plain result, of 255, and `off` the share
-of values that differ by more than one level."""
+`floor` is the share of the time that the bare network calls take, at that batch and precision,
+timed in turns with the whole; `chip` the arithmetic done per second, as a share of a large matrix
+product's on the same device, in float32 or bfloat16, whichever is faster. `spread` is between the
+repeats. `levels` is the largest difference from the plain result, of 255, and `off` the share of
+values that differ by more than one level. `fast recipe` is `CycleDiffusion.fast`."""
 
 TOGETHER = 64
 """States that a call of the source's network gets where timesteps go together."""
@@ -47,9 +49,8 @@ def _parser() -> ArgumentParser:
         help="In place of both: the 93.6 M network of AFHQ at 256 pixels, with random weights.",
     )
     add("--device", type=str, default="auto", help="cpu or cuda; auto takes a GPU if there is one.")
-    add("--batch_size", type=int, default=16, help="Images that are translated together.")
-    add("--steps", type=int, default=50, help="Steps of all ways but the fast and published ones.")
-    add("--fast_steps", type=int, default=20, help="Steps of the fast ways.")
+    add("--batch_size", type=int, default=8, help="Images that are translated together.")
+    add("--steps", type=int, default=50, help="Steps of all ways but the last and published ones.")
     add("--repeats", type=int, default=3, help="Timings of each, at most; the median is told.")
     add("--compile", action="store_true", help="Compiled networks too: minutes on a CPU.")
     add("--published", type=bool, default=True, help="Run the paper's 1,000 steps, once.")
@@ -62,7 +63,7 @@ def benchmark(args: list[str]) -> int:
     with usage():
         options = _parser().parse_args(args)
         at_least(1, batch_size=options.batch_size, repeats=options.repeats)
-        at_least(2, steps=options.steps, fast_steps=options.fast_steps)
+        at_least(2, steps=options.steps)
         device = _device(options.device)
         pair = _pair(options.source, options.target, random=options.random)
     machine = Machine(device)
@@ -123,9 +124,11 @@ def cases_of(options: Namespace, fast: str, *, graphs: bool) -> list[Case]:
     ]
     quick = Case("+ channels last", steps, batch, engine=True)
     cases += [quick] * (not graphs)  # On GPUs only where networks are compiled.
-    quick = replace(quick, name=f"+ {fast}", precision=fast)
+    if fast != quick.precision:
+        quick = replace(quick, name=f"+ {fast}", precision=fast)
+        cases.append(quick)
     one = replace(quick, name="one image", batch=1)
-    cases += [quick, one, replace(one, name="+ timesteps together", parallel=TOGETHER)]
+    cases += [one, replace(one, name="+ timesteps together", parallel=TOGETHER)]
     if graphs:
         quick = replace(quick, name="+ graphs", graphs=True)
         one = replace(quick, name="one image, graphs", batch=1)
@@ -134,7 +137,8 @@ def cases_of(options: Namespace, fast: str, *, graphs: bool) -> list[Case]:
         quick = replace(quick, name="+ compiled", compiled=True)
         one = replace(quick, name="one image, compiled", batch=1)
         cases += [quick, replace(one, name="+ timesteps together", parallel=TOGETHER)]
-    return [*cases, replace(quick, name="+ fewer steps", steps=options.fast_steps)]
+    recipe = CycleDiffusion.fast()
+    return [*cases, replace(quick, name="fast recipe", steps=recipe.steps, eta=recipe.eta)]
 
 
 def rows(timings: list[Timing]) -> list[list[str]]:
@@ -145,7 +149,7 @@ def rows(timings: list[Timing]) -> list[list[str]]:
     published = rate.get("published", plain.images_per_second * plain.calls / calls)
     table = []
     for t in timings:
-        equal = t.case.steps == plain.case.steps
+        equal = (t.case.steps, t.case.eta) == (plain.case.steps, plain.case.eta)
         table.append(
             [
                 t.case.name,
@@ -153,7 +157,7 @@ def rows(timings: list[Timing]) -> list[list[str]]:
                 f"{t.calls:.0f}",
                 f"{t.images_per_second:.3g}",
                 f"{1 / t.images_per_second:.3g}",
-                f"{t.spread:.1%}",
+                f"{t.spread:.1%}" if t.repeats > 1 else "",
                 f"{t.images_per_second / plain.images_per_second:.2f}" if equal else "",
                 f"{t.images_per_second / published:.1f}",
                 f"{t.floor:.1%}",

@@ -22,6 +22,9 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """What a network was trained to output, in diffusers' words: the noise eps, the velocity
 v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022), or the clean image x_0."""
 
+Variance = Literal["fixed", "learned"]
+"""Whether the variance of a step is the schedule's or the one that the network has learned."""
+
 SecondHead = Literal["range", "sn", "npr"]
 """What the channels after the prediction are: a range of the variance (Nichol and Dhariwal 2021),
 or of Bao et al. 2022 the mean of eps^2 (SN-DDPM) or of (eps - eps_hat)^2 (NPR-DDPM)."""
@@ -90,7 +93,7 @@ class NetworkDenoiser(nn.Module):
         schedule: NoiseSchedule,
         *,
         prediction_type: PredictionType = "epsilon",
-        variance: Literal["fixed", "learned"] = "fixed",
+        variance: Variance = "fixed",
         clip_x_0: bool = False,
         second_head: SecondHead = "range",
         fold: bool = True,

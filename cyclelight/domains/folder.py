@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 
-from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType
+from cyclelight.diffusion.denoiser import NetworkDenoiser, PredictionType, Variance
 from cyclelight.diffusion.schedule import NoiseSchedule
 from cyclelight.domains.autoencoder import Autoencoder
 from cyclelight.domains.autoencoder_folder import load_autoencoder, rebuild, save_autoencoder
@@ -95,7 +95,7 @@ def check_domain_path(path: str | Path, argument: str = "domain") -> Path:
 def load_domain(
     path: str | Path,
     *,
-    variance: Literal["fixed", "learned"] = "fixed",
+    variance: Variance = "fixed",
     clip_x_0: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",

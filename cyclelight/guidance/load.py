@@ -2,16 +2,15 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
+from cyclelight.diffusion.denoiser import Variance
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
 from cyclelight.domains.generator_folder import MARK, load_generator
+from cyclelight.domains.variance import check_learned_variance
 from cyclelight.errors import BadValue
 from cyclelight.files import read_json
 from cyclelight.guidance.generators import DDGANMap, DiffAEMap, DomainGenerator, Generator
 from cyclelight.networks.ddgan import DDGANGenerator
-
-Variance = Literal["fixed", "learned"]
 
 
 def load_map(
@@ -44,7 +43,10 @@ def load_map(
             )
         found = check_domain_path(path, "generator")
         domain = load_domain(found, variance=variance or "fixed", device=device)
-        return DomainGenerator(domain, 50 if steps is None else steps, 1.0 if eta is None else eta)
+        eta = 1.0 if eta is None else eta
+        if variance == "learned":
+            check_learned_variance(domain, [eta], f"generator {path}")
+        return DomainGenerator(domain, 50 if steps is None else steps, eta)
     network, card = load_generator(path)
     for name, value in (("eta", eta), ("variance", variance)):
         if value is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyclelight.diffusion.denoiser import Variance
 from cyclelight.diffusion.noise import KeyedNoise
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.errors import BadValue, at_least, one_of
@@ -14,7 +15,7 @@ from cyclelight.guidance.energy import Energy
 from cyclelight.guidance.generators import Generator
 from cyclelight.guidance.guided import Guided, Keep, guide
 from cyclelight.guidance.langevin import CrankNicolson, Sampler
-from cyclelight.guidance.load import Variance, load_map, map_fingerprint
+from cyclelight.guidance.load import load_map, map_fingerprint
 from cyclelight.guidance.steering import Steering
 from cyclelight.runs.task import Task
 

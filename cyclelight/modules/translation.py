@@ -2,24 +2,26 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from cyclelight.chains.engine import Engine
+from cyclelight.diffusion.denoiser import Variance
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.domains.domain import Domain
 from cyclelight.domains.folder import check_domain_path, fingerprint, load_domain
-from cyclelight.errors import BadValue
+from cyclelight.domains.variance import check_learned_variance
+from cyclelight.errors import BadValue, one_of
 from cyclelight.methods.base import Domains, Method, Role
 from cyclelight.methods.cyclediffusion import CycleDiffusion
 from cyclelight.methods.translate import check_masks, check_several, translate
 from cyclelight.runs.task import Task
 
 
-def ready_domain(path: str, engine: Engine, precision: str) -> Domain:
+def ready_domain(path: str, engine: Engine, precision: str, variance: Variance = "fixed") -> Domain:
     """A domain from its folder, with its network run as the engine says, in a precision."""
-    return engine.speed_up(load_domain(path), precision)
+    return engine.speed_up(load_domain(path, variance=variance), precision)
 
 
 class TranslationModule(Task):
@@ -36,6 +38,8 @@ class TranslationModule(Task):
             DDIB, CUT, OneStep, with their settings.
         seed: seed of the noise; an image's result depends on its path in the source and this.
         engine: how the networks are called.
+        variance: of the steps: `learned` takes those that the networks have learned, a range (with
+            eta 1) or by a covariance head (`CovarianceModule`); `fixed` ignores them, as published.
 
     Raises:
         ValueError: a setting is out of range, or the domains cannot be paired.
@@ -51,16 +55,19 @@ class TranslationModule(Task):
         method: Method = CycleDiffusion(),  # noqa: B008 (frozen)
         seed: int = 0,
         engine: Engine = Engine(),  # noqa: B008 (frozen)
+        variance: Variance = "fixed",
     ) -> None:
         super().__init__()
-        self.method, self.seed, self.engine = method, seed, engine
-        self.load_domain: Callable[[str, Engine, str], Domain] = ready_domain
+        one_of(get_args(Variance), variance=variance)
+        self.method, self.seed, self.engine, self.variance = method, seed, engine, variance
+        self.load_domain: Callable[[str, Engine, str, Variance], Domain] = ready_domain
         """Gives the domains of a run; several runs may share what it gives."""
         self._parts: dict[str, TranslationModule] = {}
         self._paths: dict[Role, str] = {}
         if isinstance(target, list):
             check_several(method, len(target))
-            alone = [TranslationModule(source, path, method, seed, engine) for path in target]
+            settings: Any = (method, seed, engine, variance)
+            alone = [TranslationModule(source, path, *settings) for path in target]
             self._parts = _by_folder(alone)
             self.domains = alone[0].domains
             return
@@ -71,6 +78,8 @@ class TranslationModule(Task):
         # Without weights first, so that whatever does not fit is said before anything is loaded.
         bare = {role: load_domain(path, device="meta") for role, path in self._paths.items()}
         self.domains = method.choose(bare)
+        if variance == "learned":
+            _check_learned(method, self.domains, self._paths)
 
     @property
     def parts(self) -> Mapping[str, "TranslationModule"]:
@@ -104,7 +113,7 @@ class TranslationModule(Task):
         """
         if getattr(getattr(self.trainer, "datamodule", None), "masks", None) is not None:
             check_masks(self.method, "data.masks")
-        how = self.engine, str(self.trainer.precision)
+        how = self.engine, str(self.trainer.precision), self.variance
         load = cache(lambda path: self.load_domain(path, *how))
         networks: dict[str, Any] = {}
         for number, part in enumerate(self.parts.values()):
@@ -152,7 +161,21 @@ class TranslationModule(Task):
         names = " to ".join(d.name for d in self.domains.values()) or self.kind
         to = "to " * (len(self.domains) < 2)
         settings = f"{self.method.describe()}, seed {self.seed}"
+        settings += ", learned variance" * (self.variance == "learned")
         return f"{type(self.method).__name__} {to}{names}: {settings}"
+
+
+def _check_learned(method: Method, domains: Domains, paths: Mapping[Role, str]) -> None:
+    """Raises ValueError unless a method can take steps with the domains' learned variances."""
+    etas = [getattr(method, name) for name in ("eta", "cleanup_eta") if hasattr(method, name)]
+    if not etas:
+        raise BadValue(
+            "variance",
+            f"variance: {type(method).__name__} has no eta, so that its steps have no variance "
+            "that could be learned",
+        )
+    for role, domain in domains.items():
+        check_learned_variance(domain, etas, f"{role} {paths[role]}")
 
 
 def _by_folder(targets: Sequence[TranslationModule]) -> dict[str, TranslationModule]:

@@ -56,7 +56,7 @@ class Case:
     name: str
     steps: int = 50
     batch: int = 1
-    eta: float = 1.0
+    eta: float | tuple[float, float] = 1.0
     stored: bool = False
     once: bool = False
     engine: bool = False
@@ -75,6 +75,7 @@ class Case:
         if not self.stored:
             return translate(*pair, images, method=self.method)
         source, target = pair
+        assert isinstance(self.eta, float), "a code that is stored has one eta"
         y = decode(target, encode(source, images, steps=self.steps, eta=self.eta))
         grid = TimeGrid.whole(target.schedule, self.steps).below(self.method.cleanup)
         noise = KeyedNoise(0, range(len(images)))
@@ -93,7 +94,7 @@ class Timing:
         calls: calls of a network for each image.
         seconds: medians over repeats for a whole batch.
         spread: (longest - shortest) / median over the repeats.
-        floor: share of that time that the bare calls take alone.
+        floor: share of that time that the bare calls take alone, median over the repeats.
         chip: arithmetic per second as a share of the device's; None if unknown.
         megabytes: peak memory of the device, or of the process on a CPU; None if unknown.
         levels, off: of the first image: the largest difference from the result of the first case
@@ -160,11 +161,14 @@ class Machine:
         return int(line.split()[1]) * 1024 / 1e6
 
     def _matrix_rate(self) -> float:
-        """Operations per second of a large product of matrices in bfloat16."""
+        """Operations per second of a large product of matrices, in the faster dtype."""
         side = 8192 if self.device.type == "cuda" else 2048
-        a, b = (torch.randn(side, side, device=self.device).bfloat16() for _ in range(2))
-        self.seconds(lambda: a @ b)
-        return 2 * side**3 / median(self.seconds(lambda: a @ b) for _ in range(7))
+        rates = []
+        for dtype in (torch.float32, torch.bfloat16):
+            a, b = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
+            self.seconds(lambda: a @ b)  # noqa: B023 (called at once)
+            rates.append(2 * side**3 / median(self.seconds(lambda: a @ b) for _ in range(7)))  # noqa: B023
+        return max(rates)
 
 
 def time_cases(
@@ -178,7 +182,7 @@ def time_cases(
     flops = [_flops(domain) for domain in pair]
     source = replace(pair[0], denoiser=deepcopy(pair[0].denoiser)).to(machine.device)
     images = sample(source, max(case.batch for case in cases), steps=10).clamp(-1, 1)
-    plain: dict[tuple[int, float], Tensor] = {}
+    plain: dict[tuple[int, object], Tensor] = {}
     for case in tqdm(cases, "benchmark", unit="way"):
         copies = _copies(pair, case, machine)
         timing, made = _time(case, copies, images[: case.batch], machine, repeats, flops)
@@ -205,14 +209,17 @@ def _time(
 ) -> tuple[Timing, Tensor]:
     floor, states = _floor(case, pair, images, machine)
     arithmetic = sum(count * one for count, one in zip(states, flops, strict=True))
-    if case.engine and not case.once:
+    if case.compiled or case.graphs:
         case.translate(pair, images)  # What is compiled or recorded at first use.
     machine.forget_peak()
     made: list[Tensor] = []
     times: list[float] = []
+    shares: list[float] = []
     while len(times) < (1 if case.once else repeats) and sum(times) < LONG:
         made.clear()
+        bare = floor()  # In turns, as the machine may be faster now than then.
         times.append(machine.seconds(lambda: made.append(case.translate(pair, images))))
+        shares.append((bare + floor()) / 2 / times[-1])
     seconds = median(times)
     return Timing(
         case=case,
@@ -220,22 +227,24 @@ def _time(
         seconds=seconds,
         spread=(max(times) - min(times)) / seconds,
         repeats=len(times),
-        floor=floor / seconds,
+        floor=median(shares),
         chip=arithmetic / seconds / machine.facts["matrix_product_flops"],
         megabytes=machine.peak(),
     ), made[0]
 
 
 @torch.no_grad()
-def _floor(case: Case, pair: Pair, images: Tensor, machine: Machine) -> tuple[float, list[int]]:
-    """(seconds of the bare calls for a batch, how many states source and target get for it)."""
+def _floor(
+    case: Case, pair: Pair, images: Tensor, machine: Machine
+) -> tuple[Callable[[], float], list[int]]:
+    """(what times the bare calls of a batch, how many states source and target get for it)."""
     source, target = pair
     length = len(TimeGrid.truncated(source.schedule, case.steps, 0.85))
     cleanup = case.method.length(target.schedule) - length
     states = source.to_states(images)
     together = min(length, max(1, case.parallel // len(states)))
     chunks = [together] * (length // together) + [length % together] * (length % together > 0)
-    total = 0.0
+    calls: list[tuple[Callable[[int], None], int]] = []
     for domain, sizes in ((source, chunks), (target, [1] * (length + cleanup))):
         assert isinstance(domain.denoiser, NetworkDenoiser)
         for size in sorted(set(sizes)):
@@ -243,11 +252,15 @@ def _floor(case: Case, pair: Pair, images: Tensor, machine: Machine) -> tuple[fl
             t = torch.zeros(len(x), dtype=torch.long, device=x.device)
             call = partial(_calls, domain.denoiser, x, t)
             call(2)
-            one = median(machine.seconds(partial(call, 5)) for _ in range(3)) / 5
-            total += one * sizes.count(size)
-    return total, [length * len(states), (length + cleanup) * len(states)]
+            calls.append((call, sizes.count(size)))
+
+    def seconds() -> float:
+        return sum(machine.seconds(partial(call, 5)) / 5 * count for call, count in calls)
+
+    return seconds, [length * len(states), (length + cleanup) * len(states)]
 
 
+@torch.no_grad()
 def _calls(denoiser: NetworkDenoiser, x: Tensor, t: Tensor, count: int) -> None:
     for _ in range(count):
         denoiser.output(x, t)
