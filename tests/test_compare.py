@@ -321,7 +321,7 @@ def test_the_sources_are_the_first_of_a_seeded_order() -> None:
 RECIPES = [
     p
     for p in sorted((ROOT / "configs" / "compare").glob("*.yaml"))
-    if "edit" not in p.stem and p.stem != "guidance"
+    if "edit" not in p.stem and "guidance" not in p.stem
 ]
 
 

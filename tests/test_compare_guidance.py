@@ -144,3 +144,19 @@ def test_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     domains = [name for name in ("DDPM", "DDIM") for _ in range(16)]
     assert [s.row for s in found.settings if s.row in ("DDPM", "DDIM")] == domains
     assert len(found.keys) == 8
+
+
+def test_the_recipe_of_emoji(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each of its patterns of code points fits one of these."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    recipe = yaml.safe_load((ROOT / "configs" / "compare" / "guidance_emoji.yaml").read_text())
+    for name in ("checkpoints", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    names = "1f469-1f3ff-200d-1f33e 1f468-1f3fb 2764-fe0f 1f493 1f49a 1f5a4 1f90e 1f9e1 1fa77 1f600"
+    (tmp_path / "emoji_pairs64" / "google").mkdir(parents=True)
+    for name in names.split():
+        Image.new("RGB", (8, 8)).save(tmp_path / "emoji_pairs64" / "google" / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    given = ["--config", "configs/compare/guidance_emoji.yaml", "--output", str(tmp_path / "out")]
+    found = plan_guidance(_parser().parse_args(given))
+    assert [s.point["to"] for s in found.settings] == [*recipe["guide"]["targets"]] * 2

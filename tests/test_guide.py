@@ -273,3 +273,35 @@ def test_other_settings_need_another_folder(
     save_domain(tmp_path / "cat", unet, NoiseSchedule(), card={"name": "cat"})
     message = refused(capsys, words(tmp_path, tmp_path / "out"))
     assert "made by other weights than those of --model.generator" in message
+
+
+def test_the_nearest_of_real_images_judges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the angle between mean colours here, of images whose names a pattern wants."""
+    make_run(tmp_path, {})
+    colours = {"a-red": (220, 90, 90), "b-red": (140, 20, 30), "grey": (120, 120, 120)}
+    (tmp_path / "real").mkdir()
+    for name, colour in colours.items():
+        Image.new("RGB", (R, R), colour).save(tmp_path / "real" / f"{name}.png")
+    judged = ("--scores.judge", "judges:Rows", "--scores.judge_images", tmp_path / "real")
+    output = tmp_path / "out"
+    assert main(words(tmp_path, output, *judged, "--scores.judge_names", '["*-red"]')) == 0
+
+    def nearest(path: Path) -> str:
+        mean = read(path).mean(dim=(0, 1)) + torch.tensor([1.0, 2.0, 3.0])
+        rows = {
+            name: torch.tensor(c) + torch.tensor([1.0, 2.0, 3.0]) for name, c in colours.items()
+        }
+        return max(rows, key=lambda name: float(torch.cosine_similarity(mean, rows[name], dim=0)))
+
+    found = figures(output)
+    for when, folder in (("before", "starts"), ("after", "images")):
+        names = [nearest(path) for path in sorted((output / folder).glob("*.png"))]
+        rate = sum(name.endswith("-red") for name in names) / len(names)
+        assert len(names) == 4 and found[f"success {when}"] == rate
+    assert found["success after"] > found["success before"]
+    wrong = ("--scores.judge_names", '["*-red", "blue*"]')
+    capsys.readouterr()
+    given = words(tmp_path, tmp_path / "no", *judged, *wrong)
+    assert "there is no blue* in" in refused(capsys, given)

@@ -4,6 +4,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from cyclelight.metrics.features import feature_network
 from cyclelight.metrics.figure_kinds import Score
 from cyclelight.metrics.success import classified_as, diversity, features, nearest_to
 from cyclelight.runs.plan import plan_of
-from cyclelight.runs.task import Task, task_of
+from cyclelight.runs.task import task_of
 from datamodules.listing import list_images
 from datamodules.square_images import SquareImages
 
@@ -37,7 +39,8 @@ class GuidanceScores(TaskScores):
         judge_classes: numbers of the classes that are wanted.
         judge_images: folder of real images, of which the nearest one judges, by the judge's
             features.
-        judge_names: names (without suffix) of those that are wanted.
+        judge_names: names (without suffix) of those that are wanted, or patterns of such, as
+            `1f469*1f3ff*` of all dark-skinned women among emoji.
         scores: see `TaskScores`.
 
     Raises:
@@ -64,8 +67,8 @@ class GuidanceScores(TaskScores):
         if judge_images is not None and not Path(judge_images).is_dir():
             raise MissingFile("judge_images", f"judge_images: no such folder {judge_images}")
         self.judge_name, self.judge_weights = judge, judge_weights
-        self.judge_classes, self.judge_images = judge_classes, judge_images
-        self.judge_names = set(judge_names or ())
+        self.judge_classes = judge_classes
+        self._known_files, self._wanted = _wanted_of(judge_images, judge_names or [])
         self._network: FeatureNetwork | None = None
         self._protocol = ""
         self._succeeds: Callable[[Tensor], Tensor] | None = None
@@ -85,19 +88,12 @@ class GuidanceScores(TaskScores):
             )
         if self.judge_classes:
             self._succeeds = classified_as(self._network, self.judge_classes)
-        elif self.judge_images is not None:
-            self._succeeds = self._nearest(self.judge_images, task_of(pl_module))
-
-    def _nearest(self, folder: str, task: Task) -> Callable[[Tensor], Tensor]:
-        assert self._network is not None
-        files = list_images(Path(folder))
-        wanted = torch.tensor([Path(key).stem in self.judge_names for key, _ in files])
-        if not bool(wanted.any()):
-            told = f"judge_names: none of {', '.join(sorted(self.judge_names))} is in {folder}"
-            raise BadValue("judge_names", told)
-        images = SquareImages(files, task.resolution, channels=task.channels)
-        real = torch.stack([images.pixels(i) for i in range(len(files))])
-        return nearest_to(self._network, real, wanted)
+        elif self._known_files:
+            task = task_of(pl_module)
+            dated = tuple((key, path, path.stat().st_mtime_ns) for key, path in self._known_files)
+            named = self.judge_name, self.judge_weights
+            rows = _known(*named, dated, task.resolution, task.channels)
+            self._succeeds = nearest_to(self._network, rows, self._wanted)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add what the traces of all images tell, on the first process."""
@@ -140,6 +136,33 @@ class GuidanceScores(TaskScores):
                     n=n,
                     protocol=f"1 - cosine of features, mean over pairs; {protocol}",
                 )
+
+
+def _wanted_of(folder: str | None, names: Sequence[str]) -> tuple[list[tuple[str, Path]], Tensor]:
+    """(the images of a folder, which of them have one of the names, (N,), bool)."""
+    files = [] if folder is None else list_images(Path(folder))
+    wanted = torch.zeros(len(files), dtype=torch.bool)
+    for name in names:
+        called = torch.tensor([fnmatchcase(Path(key).stem, name) for key, _ in files])
+        if not bool(called.any()):
+            raise BadValue("judge_names", f"judge_names: there is no {name} in {folder}")
+        wanted |= called
+    return files, wanted
+
+
+@lru_cache(maxsize=1)  # Minutes, for thousands of images; one for all runs of a comparison.
+def _known(
+    judge: str,
+    weights: str | None,
+    files: tuple[tuple[str, Path, int], ...],
+    resolution: int,
+    channels: int,
+) -> Tensor:
+    """What a judge says of real images, (N, D)."""
+    network = feature_network(judge, weights)
+    log.info("%s looks at %d images to know the nearest by", network.name, len(files))
+    images = SquareImages([(key, path) for key, path, _ in files], resolution, channels=channels)
+    return features(network, torch.stack([images.pixels(i) for i in range(len(files))]))
 
 
 def _of_traces(traces: Sequence[Mapping[str, Any]], calls: int) -> Iterator[Score]:

@@ -39,15 +39,15 @@ def _logits(network: FeatureNetwork, images: Tensor) -> Tensor:
     return logits
 
 
-def nearest_to(network: FeatureNetwork, real: Tensor, wanted: Tensor) -> Callable[[Tensor], Tensor]:
+def nearest_to(network: FeatureNetwork, rows: Tensor, wanted: Tensor) -> Callable[[Tensor], Tensor]:
     """Whether the nearest of some real images, by the cosine of features, is one that is wanted.
 
     Args:
         network: gives the features.
-        real: uint8 (N, H, W, C).
+        rows: what it says of the real images, (N, D).
         wanted: which of them are, (N,), bool.
     """
-    rows = F.normalize(features(network, real), dim=1)
+    rows = F.normalize(rows, dim=1)
 
     def judge(images: Tensor) -> Tensor:
         nearest = (F.normalize(features(network, images), dim=1) @ rows.T).argmax(dim=1)
