@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from cyclelight.errors import at_least
 from cyclelight.networks.fir import FIRConv, halved, stretched
+from cyclelight.networks.scaled import conv, dense
 from cyclelight.networks.unet import check_attention, check_resolution
 
 
@@ -99,9 +100,9 @@ class DDGANGenerator(ModelMixin, ConfigMixin):
 
         c = num_channels
         parts: list[nn.Module] = [
-            nn.Linear(c, embedding),
-            nn.Linear(embedding, embedding),
-            nn.Conv2d(in_channels, c, 3, padding=1),
+            dense(c, embedding),
+            dense(embedding, embedding),
+            conv(in_channels, c),
         ]
         skips, pyramid, last = [c], in_channels, len(widths) - 1
         for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
@@ -124,11 +125,11 @@ class DDGANGenerator(ModelMixin, ConfigMixin):
                 parts.append(Attention(c))
             if level:
                 parts.append(block(c, c, "up"))
-        parts += [_norm(c), nn.Conv2d(c, in_channels, 3, padding=1)]
+        parts += [_norm(c), conv(c, in_channels, scale=0)]
         self.all_modules = nn.ModuleList(parts)
-        mapping: list[nn.Module] = [PixelNorm(), nn.Linear(latent_size, embedding_size), nn.SiLU()]
+        mapping: list[nn.Module] = [PixelNorm(), dense(latent_size, embedding_size), nn.SiLU()]
         for _ in range(mapping_layers):
-            mapping += [nn.Linear(embedding_size, embedding_size), nn.SiLU()]
+            mapping += [dense(embedding_size, embedding_size), nn.SiLU()]
         self.z_transform = nn.Sequential(*mapping)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
@@ -195,10 +196,8 @@ class StyleNorm(nn.Module):
     def __init__(self, channels: int, style: int) -> None:
         super().__init__()
         self.norm = _norm(channels, affine=False)
-        self.style = nn.Linear(style, 2 * channels)
-        with torch.no_grad():
-            self.style.bias.copy_(torch.ones(2 * channels))
-            self.style.bias[channels:] = 0
+        self.style = dense(style, 2 * channels)
+        nn.init.ones_(self.style.bias[:channels])
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
@@ -214,14 +213,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.GroupNorm_0 = StyleNorm(c_in, style)
-        self.Conv_0 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.Dense_0 = nn.Linear(emb, c_out)
+        self.Conv_0 = conv(c_in, c_out)
+        self.Dense_0 = dense(emb, c_out)
         self.GroupNorm_1 = StyleNorm(c_out, style)
         self.Dropout_0 = nn.Dropout(dropout)
-        self.Conv_1 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        nn.init.zeros_(self.Conv_1.weight)  # So that each block begins as its skip connection.
+        self.Conv_1 = conv(c_out, c_out, scale=0)  # Each block begins as its skip connection.
         if c_in != c_out or resample:
-            self.Conv_2 = nn.Conv2d(c_in, c_out, 1)
+            self.Conv_2 = conv(c_in, c_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor, style: Tensor) -> Tensor:
         h = F.silu(self.GroupNorm_0(x, style))

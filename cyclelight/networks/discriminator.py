@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from cyclelight.errors import at_least
 from cyclelight.networks.ddgan import sine_embedding
 from cyclelight.networks.fir import halved
+from cyclelight.networks.scaled import conv, dense
 
 EMBEDDED = 128
 """Width of the timestep's embedding."""
@@ -30,15 +31,18 @@ class Discriminator(nn.Module):
         super().__init__()
         at_least(1, width=width)
         self.embedding = nn.Sequential(
-            nn.Linear(EMBEDDED, EMBEDDED), nn.LeakyReLU(0.2), nn.Linear(EMBEDDED, EMBEDDED)
+            dense(EMBEDDED, EMBEDDED),
+            nn.LeakyReLU(0.2),
+            dense(EMBEDDED, EMBEDDED),
+            nn.LeakyReLU(0.2),
         )
-        self.stem = nn.Conv2d(2 * channels, width, 1)
+        self.stem = conv(2 * channels, width, 1)
         widths = [width, width, 2 * width, 4 * width, 4 * width]
         self.blocks = nn.ModuleList(
             Block(a, b, halve=level > 0) for level, (a, b) in enumerate(pairwise(widths))
         )
-        self.mixed = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.last = nn.Linear(widths[-1], 1)
+        self.mixed = conv(widths[-1] + 1, widths[-1], scale=0)
+        self.last = dense(widths[-1], 1)
 
     def forward(self, x_t: Tensor, t: Tensor, x_next: Tensor) -> Tensor:
         """Logits (B,).
@@ -66,10 +70,10 @@ class Block(nn.Module):
     def __init__(self, c_in: int, c_out: int, *, halve: bool) -> None:
         super().__init__()
         self.halve = halve
-        self.first = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.dense = nn.Linear(EMBEDDED, c_out)
-        self.second = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.skip = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.first = conv(c_in, c_out)
+        self.dense = dense(EMBEDDED, c_out)
+        self.second = conv(c_out, c_out, scale=0)
+        self.skip = conv(c_in, c_out, 1, bias=False)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.first(F.leaky_relu(x, 0.2)) + self.dense(emb)[:, :, None, None]

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclelight.networks.scaled import conv
+
 
 def _kernel(x: Tensor, gain: float = 1.0) -> Tensor:
     """One filter for each channel: (C, 1, 4, 4), the product of (1, 3, 3, 1) / 8, times `gain`."""
@@ -27,7 +29,7 @@ class FIRConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.Conv2d_0 = nn.Conv2d(c_in, c_out, 3, stride=2)
+        self.Conv2d_0 = conv(c_in, c_out, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
         smooth = F.conv2d(x, _kernel(x), padding=2, groups=x.shape[1])
