@@ -157,27 +157,36 @@ def test_discriminator_sees_all_that_it_is_given() -> None:
 
 
 def test_layers_begin_as_published() -> None:
-    """Linear layers with variance 1 / c_out, convolutions with 1 / mean of both fans, or next to 0.
+    """Variances of the weights by the rules of the program of DDGAN.
 
-    As NCSN++ and the program of DDGAN do (dense_layer.py, layers.py there). With PyTorch's own,
-    a third of that, the latent and the discriminator's verdict vanish on their way.
+    dense_layer.py there asks for the mean of both fans, but divides by the outgoing one:
+    discriminator, `z_transform`, norms; layers.py divides by the mean: all else of NCSN++, its
+    attention with a tenth. With PyTorch's own, the latent and the verdict vanish on their way.
     """
     torch.manual_seed(0)
-    judge = Discriminator(3, 32)
-    generator: Any = DDGANSettings(32, (1, 2), 1, (8,), 64).build(resolution=16, channels=3)
-    block = judge.blocks[3]
-    stem, norm = generator.all_modules[2], generator.all_modules[3].GroupNorm_1
-    for layer, variance in (
-        (judge.embedding[0], 1 / 128),
-        (block.first, 2 / (9 * (128 + 128))),
-        (stem, 2 / (9 * (3 + 32))),
-        (norm.style, 1 / 64),
-        (generator.z_transform[1], 1 / 256),
+    judge = Discriminator(3, 64)
+    generator: Any = DDGANSettings(64, (1, 2), 1, (16,), 64).build(resolution=16, channels=3)
+    parts = generator.all_modules
+    block, attention = parts[3], parts[4]
+    for weight, variance in (
+        (judge.embedding[0].weight, 1 / 128),
+        (judge.stem.weight, 1 / 64),
+        (judge.blocks[2].first.weight, 1 / (9 * 256)),
+        (judge.blocks[2].skip.weight, 1 / 256),
+        (judge.blocks[2].dense.weight, 1 / 256),
+        (parts[0].weight, 2 / (64 + 256)),
+        (parts[2].weight, 2 / (9 * (3 + 64))),
+        (block.Conv_0.weight, 1 / (9 * 64)),
+        (block.Dense_0.weight, 2 / (256 + 64)),
+        (block.GroupNorm_1.style.weight, 1 / 128),
+        (generator.z_transform[1].weight, 1 / 256),
+        (attention.NIN_0.W, 0.1 / 64),
     ):
-        assert float(layer.weight.detach().var()) == pytest.approx(variance, rel=0.15)
-    for layer in (block.second, judge.mixed, generator.all_modules[3].Conv_1):
+        assert float(weight.detach().var()) == pytest.approx(variance, rel=0.15)
+    for layer in (judge.blocks[2].second, judge.mixed, block.Conv_1, parts[-1]):
         assert float(layer.weight.detach().abs().max()) < 1e-4
-    torch.testing.assert_close(norm.style.bias.detach(), torch.tensor([1.0] * 32 + [0.0] * 32))
+    bias = block.GroupNorm_1.style.bias.detach()
+    torch.testing.assert_close(bias, torch.tensor([1.0] * 64 + [0.0] * 64))
     biased = [p for name, p in judge.named_parameters() if name.endswith("bias")]
     assert all(not bool(bias.any()) for bias in biased)
 

@@ -27,6 +27,7 @@ from cyclelight.modules.diffae import DiffAEModule
 from cyclelight.modules.diffae_latent import DiffAELatentModule
 from cyclelight.networks.ddgan import DDGANSettings
 from cyclelight.networks.diffae import DiffAESettings
+from cyclelight.networks.latent_prior import PriorLayer
 from datamodules import DomainImages
 
 VECTORS = Path(__file__).parent / "vectors" / "diffae"
@@ -157,3 +158,11 @@ def test_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=told):
             DiffAEModule(32, network=settings)
+
+
+def test_prior_begins_as_published() -> None:
+    """Layers before an activation with variance 2 / c_in (He et al. 2015)."""
+    torch.manual_seed(0)
+    layer = PriorLayer(128, 256, 64)
+    assert float(layer.linear.weight.detach().var()) == pytest.approx(2 / 128, rel=0.1)
+    assert float(layer.cond_layers[1].weight.detach().var()) == pytest.approx(2 / 64, rel=0.1)

@@ -40,7 +40,7 @@ class GuidanceScores(TaskScores):
         judge_images: folder of real images, of which the nearest one judges, by the judge's
             features.
         judge_names: names (without suffix) of those that are wanted, or patterns of such, as
-            `1f469*1f3ff*` of all dark-skinned women among emoji.
+            `cat_*` or `1f49[3-9a-f]`.
         scores: see `TaskScores`.
 
     Raises:
@@ -143,7 +143,8 @@ def _wanted_of(folder: str | None, names: Sequence[str]) -> tuple[list[tuple[str
     files = [] if folder is None else list_images(Path(folder))
     wanted = torch.zeros(len(files), dtype=torch.bool)
     for name in names:
-        called = torch.tensor([fnmatchcase(Path(key).stem, name) for key, _ in files])
+        stems = [Path(key).stem for key, _ in files]
+        called = torch.tensor([stem == name or fnmatchcase(stem, name) for stem in stems])
         if not bool(called.any()):
             raise BadValue("judge_names", f"judge_names: there is no {name} in {folder}")
         wanted |= called

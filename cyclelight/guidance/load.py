@@ -45,7 +45,7 @@ def load_map(
         domain = load_domain(found, variance=variance or "fixed", device=device)
         eta = 1.0 if eta is None else eta
         if variance == "learned":
-            check_learned_variance(domain, [eta], f"generator {path}")
+            check_learned_variance(domain, {"eta": eta}, f"generator {path}")
         return DomainGenerator(domain, 50 if steps is None else steps, eta)
     network, card = load_generator(path)
     for name, value in (("eta", eta), ("variance", variance)):

@@ -167,12 +167,13 @@ class TranslationModule(Task):
 
 def _check_learned(method: Method, domains: Domains, paths: Mapping[Role, str]) -> None:
     """Raises ValueError unless a method can take steps with the domains' learned variances."""
-    etas = [getattr(method, name) for name in ("eta", "cleanup_eta") if hasattr(method, name)]
+    names = ["eta", *(["cleanup_eta"] if getattr(method, "cleanup", 0) else [])]
+    etas = {name: getattr(method, name) for name in names if hasattr(method, name)}
     if not etas:
         raise BadValue(
             "variance",
-            f"variance: {type(method).__name__} has no eta, so that its steps have no variance "
-            "that could be learned",
+            f"variance: {type(method).__name__} takes no learned one; a method with an eta does, "
+            "such as CycleDiffusion",
         )
     for role, domain in domains.items():
         check_learned_variance(domain, etas, f"{role} {paths[role]}")

@@ -127,9 +127,13 @@ class DDGANGenerator(ModelMixin, ConfigMixin):
                 parts.append(block(c, c, "up"))
         parts += [_norm(c), conv(c, in_channels, scale=0)]
         self.all_modules = nn.ModuleList(parts)
-        mapping: list[nn.Module] = [PixelNorm(), dense(latent_size, embedding_size), nn.SiLU()]
+        mapping: list[nn.Module] = [
+            PixelNorm(),
+            dense(latent_size, embedding_size, "out"),
+            nn.SiLU(),
+        ]
         for _ in range(mapping_layers):
-            mapping += [dense(embedding_size, embedding_size), nn.SiLU()]
+            mapping += [dense(embedding_size, embedding_size, "out"), nn.SiLU()]
         self.z_transform = nn.Sequential(*mapping)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
@@ -196,7 +200,7 @@ class StyleNorm(nn.Module):
     def __init__(self, channels: int, style: int) -> None:
         super().__init__()
         self.norm = _norm(channels, affine=False)
-        self.style = dense(style, 2 * channels)
+        self.style = dense(style, 2 * channels, "out")
         nn.init.ones_(self.style.bias[:channels])
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -235,7 +239,7 @@ class ResBlock(nn.Module):
 class Mix(nn.Module):
     """A 1 x 1 convolution, its matrix the other way round, as the checkpoints have it."""
 
-    def __init__(self, channels: int, scale: float = 1.0) -> None:
+    def __init__(self, channels: int, scale: float = 0.1) -> None:
         super().__init__()
         bound = sqrt(3 * scale / channels)
         self.W = nn.Parameter(torch.empty(channels, channels).uniform_(-bound, bound))

@@ -31,18 +31,18 @@ class Discriminator(nn.Module):
         super().__init__()
         at_least(1, width=width)
         self.embedding = nn.Sequential(
-            dense(EMBEDDED, EMBEDDED),
+            dense(EMBEDDED, EMBEDDED, "out"),
             nn.LeakyReLU(0.2),
-            dense(EMBEDDED, EMBEDDED),
+            dense(EMBEDDED, EMBEDDED, "out"),
             nn.LeakyReLU(0.2),
         )
-        self.stem = conv(2 * channels, width, 1)
+        self.stem = conv(2 * channels, width, 1, fan="out")
         widths = [width, width, 2 * width, 4 * width, 4 * width]
         self.blocks = nn.ModuleList(
             Block(a, b, halve=level > 0) for level, (a, b) in enumerate(pairwise(widths))
         )
-        self.mixed = conv(widths[-1] + 1, widths[-1], scale=0)
-        self.last = dense(widths[-1], 1)
+        self.mixed = conv(widths[-1] + 1, widths[-1], fan="out", scale=0)
+        self.last = dense(widths[-1], 1, "out")
 
     def forward(self, x_t: Tensor, t: Tensor, x_next: Tensor) -> Tensor:
         """Logits (B,).
@@ -70,10 +70,10 @@ class Block(nn.Module):
     def __init__(self, c_in: int, c_out: int, *, halve: bool) -> None:
         super().__init__()
         self.halve = halve
-        self.first = conv(c_in, c_out)
-        self.dense = dense(EMBEDDED, c_out)
-        self.second = conv(c_out, c_out, scale=0)
-        self.skip = conv(c_in, c_out, 1, bias=False)
+        self.first = conv(c_in, c_out, fan="out")
+        self.dense = dense(EMBEDDED, c_out, "out")
+        self.second = conv(c_out, c_out, fan="out", scale=0)
+        self.skip = conv(c_in, c_out, 1, bias=False, fan="out")
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.first(F.leaky_relu(x, 0.2)) + self.dense(emb)[:, :, None, None]

@@ -37,8 +37,11 @@ class PriorLayer(nn.Module):
     def __init__(self, c_in: int, c_out: int, emb: int) -> None:
         super().__init__()
         self.linear = nn.Linear(c_in, c_out)
-        self.cond_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, c_out))
+        told = nn.Linear(emb, c_out)
+        self.cond_layers = nn.Sequential(nn.SiLU(), told)
         self.norm = nn.LayerNorm(c_out)
+        for layer in (self.linear, told):  # As the program of DiffAE begins.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         return F.silu(self.norm(self.linear(x) * (1 + self.cond_layers(emb))))

@@ -211,14 +211,15 @@ def _time(
     arithmetic = sum(count * one for count, one in zip(states, flops, strict=True))
     if case.compiled or case.graphs:
         case.translate(pair, images)  # What is compiled or recorded at first use.
-    machine.forget_peak()
     made: list[Tensor] = []
     times: list[float] = []
     shares: list[float] = []
     while len(times) < (1 if case.once else repeats) and sum(times) < LONG:
         made.clear()
         bare = floor()  # In turns, as the machine may be faster now than then.
+        machine.forget_peak()
         times.append(machine.seconds(lambda: made.append(case.translate(pair, images))))
+        peak = machine.peak()
         shares.append((bare + floor()) / 2 / times[-1])
     seconds = median(times)
     return Timing(
@@ -229,7 +230,7 @@ def _time(
         repeats=len(times),
         floor=median(shares),
         chip=arithmetic / seconds / machine.facts["matrix_product_flops"],
-        megabytes=machine.peak(),
+        megabytes=peak,
     ), made[0]
 
 
