@@ -234,6 +234,8 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--data.count", 0], "--data.count must be at least 1"),
         (["--scores.judge_classes", "[3]"], "name the network that is to judge"),
         (["--scores.judge", "judges:Rows", "--scores.judge_images", tmp_path], "go together"),
+        (["--scores.judge_by", "pixels"], "--scores.judge_by: pixels are those of judge_images"),
+        (["--scores.judge_by", "colour"], "--scores.judge_by"),
     ):
         message = refused(capsys, words(tmp_path, tmp_path / "out", *more))
         assert told in message, message
@@ -305,3 +307,29 @@ def test_the_nearest_of_real_images_judges(
     capsys.readouterr()
     given = words(tmp_path, tmp_path / "no", *judged, *wrong)
     assert "there is no blue* in" in refused(capsys, given)
+
+
+def test_the_nearest_by_pixels_judges(tmp_path: Path) -> None:
+    """Without any network; those found are the images that differ least, pixel by pixel."""
+    make_run(tmp_path, {})
+    (tmp_path / "real").mkdir()
+    real = {}
+    for index, seed in enumerate(range(6)):
+        drawn = torch.rand(R, R, 3, generator=torch.Generator().manual_seed(seed))
+        pixels = (drawn * torch.tensor([255, 120, 120])).byte()
+        name = f"{'warm' if index % 2 else 'cold'}-{index}"
+        real[name] = pixels if index % 2 else pixels.flip(2)
+        Image.fromarray(real[name].numpy()).save(tmp_path / "real" / f"{name}.png")
+    judged = ("--scores.judge_by", "pixels", "--scores.judge_images", tmp_path / "real")
+    output = tmp_path / "out"
+    assert main(words(tmp_path, output, *judged, "--scores.judge_names", '["warm-*"]')) == 0
+    found = figures(output)
+    for when, folder in (("before", "starts"), ("after", "images")):
+        names = []
+        for path in sorted((output / folder).glob("*.png")):
+            image = torch.from_numpy(np.asarray(Image.open(path)).astype(np.int64))
+            gaps = {name: float((image - p).square().sum()) for name, p in real.items()}
+            names.append(min(gaps, key=lambda name: gaps[name]))
+        assert found[f"success {when}"] == sum(n.startswith("warm") for n in names) / len(names)
+    assert found["success after"] > found["success before"]
+    assert "diversity after" not in found

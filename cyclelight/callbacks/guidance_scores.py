@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,17 +15,27 @@ from torch import Tensor
 
 from cyclelight.callbacks.scores import TaskScores
 from cyclelight.callbacks.traces import Guides, TraceFolder
-from cyclelight.errors import BadValue, MissingFile
+from cyclelight.errors import BadValue, MissingFile, one_of
 from cyclelight.metrics.feature_network import FeatureNetwork
 from cyclelight.metrics.features import feature_network
 from cyclelight.metrics.figure_kinds import Score
-from cyclelight.metrics.success import classified_as, diversity, features, nearest_to
+from cyclelight.metrics.success import (
+    classified_as,
+    diversity,
+    features,
+    nearest_in_pixels,
+    nearest_to,
+)
 from cyclelight.runs.plan import plan_of
-from cyclelight.runs.task import task_of
+from cyclelight.runs.task import Task, task_of
 from datamodules.listing import list_images
 from datamodules.square_images import SquareImages
 
 log = logging.getLogger(__name__)
+
+JudgeBy = Literal["features", "pixels"]
+Dated = tuple[tuple[str, Path, int], ...]
+"""Images by key, path, and when they were written."""
 
 
 class GuidanceScores(TaskScores):
@@ -34,13 +44,15 @@ class GuidanceScores(TaskScores):
     Args:
         judge: network that judges success and diversity, other than the one that guides: its name
             or import path, see `network`. Success is that it names one of `judge_classes`, or that
-            the nearest image of `judge_images` is called as one of `judge_names`.
+            the nearest image of `judge_images` is called as one of `judge_names`. None for no
+            diversity, and no success but by pixels.
         judge_weights: file of its weights, if it lies in no usual place.
         judge_classes: numbers of the classes that are wanted.
-        judge_images: folder of real images, of which the nearest one judges, by the judge's
-            features.
+        judge_images: folder of real images, of which the nearest one judges.
         judge_names: names (without suffix) of those that are wanted, or patterns of such, as
             `cat_*` or `1f49[3-9a-f]`.
+        judge_by: what the nearest is found by: the judge's `features`, or `pixels` (L2), as for
+            drawings, of which networks trained on photographs know little.
         scores: see `TaskScores`.
 
     Raises:
@@ -55,10 +67,14 @@ class GuidanceScores(TaskScores):
         judge_classes: list[int] | None = None,
         judge_images: str | None = None,
         judge_names: list[str] | None = None,
+        judge_by: JudgeBy = "features",
         **scores: Any,
     ) -> None:
         super().__init__(**scores)
-        if judge is None and (judge_classes or judge_images):
+        one_of(get_args(JudgeBy), judge_by=judge_by)
+        if judge_by == "pixels" and judge_images is None:
+            raise BadValue("judge_by", "judge_by: pixels are those of judge_images: give these")
+        if judge is None and (judge_classes or (judge_images and judge_by == "features")):
             raise BadValue("judge", "judge: name the network that is to judge")
         if (judge_images is None) != (not judge_names):
             raise BadValue("judge_names", "judge_names and judge_images go together")
@@ -67,33 +83,43 @@ class GuidanceScores(TaskScores):
         if judge_images is not None and not Path(judge_images).is_dir():
             raise MissingFile("judge_images", f"judge_images: no such folder {judge_images}")
         self.judge_name, self.judge_weights = judge, judge_weights
-        self.judge_classes = judge_classes
+        self.judge_classes, self.judge_by = judge_classes, judge_by
         self._known_files, self._wanted = _wanted_of(judge_images, judge_names or [])
         self._network: FeatureNetwork | None = None
-        self._protocol = ""
         self._succeeds: Callable[[Tensor], Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the judge: should it be missing, then before the run, not after it."""
         super().setup(trainer, pl_module, stage)
-        if stage != "predict" or self.judge_name is None or not trainer.is_global_zero:
+        if stage != "predict" or not trainer.is_global_zero:
             return
-        self._network = feature_network(self.judge_name, self.judge_weights)
-        self._protocol = f"judged by {self._network.name}"
-        if isinstance(pl_module, Guides) and self.judge_name in pl_module.networks:
-            self._protocol += ", which guided, too"
-            log.warning(
-                "%s guides, too: that it is pleased says little; take another --scores.judge",
-                self.judge_name,
-            )
+        if self.judge_name is not None:
+            self._network = _judge(self.judge_name, self.judge_weights)
+            if self._guides(pl_module):
+                log.warning(
+                    "%s guides, too: that it is pleased says little; take another --scores.judge",
+                    self.judge_name,
+                )
+        self._succeeds = self._success(task_of(pl_module))
+
+    def _success(self, task: Task) -> Callable[[Tensor], Tensor] | None:
+        known = (self._dated(), task.resolution, task.channels)
+        if self.judge_by == "pixels":
+            return nearest_in_pixels(_pixels(*known), self._wanted)
+        if self._network is None:
+            return None
         if self.judge_classes:
-            self._succeeds = classified_as(self._network, self.judge_classes)
-        elif self._known_files:
-            task = task_of(pl_module)
-            dated = tuple((key, path, path.stat().st_mtime_ns) for key, path in self._known_files)
-            named = self.judge_name, self.judge_weights
-            rows = _known(*named, dated, task.resolution, task.channels)
-            self._succeeds = nearest_to(self._network, rows, self._wanted)
+            return classified_as(self._network, self.judge_classes)
+        if self._known_files:
+            rows = _rows(self._network, *known)
+            return nearest_to(self._network, rows, self._wanted)
+        return None
+
+    def _dated(self) -> Dated:
+        return tuple((key, path, path.stat().st_mtime_ns) for key, path in self._known_files)
+
+    def _guides(self, module: LightningModule) -> bool:
+        return isinstance(module, Guides) and self.judge_name in module.networks
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add what the traces of all images tell, on the first process."""
@@ -105,18 +131,20 @@ class GuidanceScores(TaskScores):
         folder = TraceFolder(root, plan.keys)
         traces = folder.read()
         scores = [*_of_traces(list(traces.values()), pl_module.calls)]
-        if self._network is not None and traces:
+        if (self._network or self._succeeds) and traces:
             task = task_of(pl_module)
             shape = (task.resolution, task.channels)
             before = torch.stack([folder.start(key) for key in traces])
             after = torch.stack([plan.folder.read_image(key, *shape) for key in traces])
-            scores += self._judged(before, after)
+            scores += self._judged(before, after, self._guides(pl_module))
         self.report = replace(self.report, scores=[*self.report.scores, *scores])
         self.report.write(root)
 
-    def _judged(self, before: Tensor, after: Tensor) -> Iterator[Score]:
-        assert self._network is not None
-        n, protocol = len(after), self._protocol
+    def _judged(self, before: Tensor, after: Tensor, guides: bool) -> Iterator[Score]:
+        n = len(after)
+        network = self._network.name if self._network else ""
+        protocol = f"judged by {network}{', which guided, too' if guides else ''}"
+        by = f"the nearest of {len(self._known_files)} images by L2 on pixels"
         for when, images in (("before", before), ("after", after)):
             if self._succeeds is not None:
                 rate = float(self._succeeds(images).float().mean())
@@ -125,9 +153,9 @@ class GuidanceScores(TaskScores):
                     value=rate,
                     standard_error=math.sqrt(rate * (1 - rate) / n),
                     n=n,
-                    protocol=protocol,
+                    protocol=f"judged by {by}" if self.judge_by == "pixels" else protocol,
                 )
-            if n > 1:
+            if n > 1 and self._network is not None:
                 value, error = diversity(features(self._network, images))
                 yield Score(
                     figure=f"diversity {when}",
@@ -151,19 +179,23 @@ def _wanted_of(folder: str | None, names: Sequence[str]) -> tuple[list[tuple[str
     return files, wanted
 
 
-@lru_cache(maxsize=1)  # Minutes, for thousands of images; one for all runs of a comparison.
-def _known(
-    judge: str,
-    weights: str | None,
-    files: tuple[tuple[str, Path, int], ...],
-    resolution: int,
-    channels: int,
-) -> Tensor:
-    """What a judge says of real images, (N, D)."""
-    network = feature_network(judge, weights)
-    log.info("%s looks at %d images to know the nearest by", network.name, len(files))
+@lru_cache(maxsize=1)
+def _judge(name: str, weights: str | None) -> FeatureNetwork:
+    return feature_network(name, weights)
+
+
+@lru_cache(maxsize=1)
+def _pixels(files: Dated, resolution: int, channels: int) -> Tensor:
+    """Real images, uint8 (N, H, W, C)."""
     images = SquareImages([(key, path) for key, path, _ in files], resolution, channels=channels)
-    return features(network, torch.stack([images.pixels(i) for i in range(len(files))]))
+    return torch.stack([images.pixels(i) for i in range(len(files))])
+
+
+@lru_cache(maxsize=1)  # Minutes, for thousands of images; one for all runs of a comparison.
+def _rows(network: FeatureNetwork, files: Dated, resolution: int, channels: int) -> Tensor:
+    """What a judge says of real images, (N, D)."""
+    log.info("%s looks at %d images to know the nearest by", network.name, len(files))
+    return features(network, _pixels(files, resolution, channels))
 
 
 def _of_traces(traces: Sequence[Mapping[str, Any]], calls: int) -> Iterator[Score]:

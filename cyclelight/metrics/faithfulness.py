@@ -89,6 +89,21 @@ def l2(images: Tensor, sources: Tensor) -> Tensor:
     return _difference(images, sources).square().sum((1, 2, 3)).sqrt()
 
 
+def square_distances(images: Tensor, others: Tensor) -> Tensor:
+    """|a - b|^2 over pixels and channels, of each image with each other one: float64 (B, N), exact.
+
+    Args:
+        images: uint8 (B, H, W, C).
+        others: uint8 (N, H, W, C), on whatever device.
+    """
+    a, found = images.flatten(1).double(), []
+    for part in torch.split(others, CANDIDATES):
+        b = part.to(a.device).flatten(1).double()
+        # Of integers, which float64 holds exactly.
+        found.append(a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T)
+    return torch.cat(found, dim=1)
+
+
 class NearestIsTruth:
     """Whether no candidate is nearer to an image than its truth, by L2 on pixels: 1 or 0.
 
@@ -108,14 +123,8 @@ class NearestIsTruth:
             ValueError: not two uint8 batches (B, H, W, C) of one shape.
         """
         _check_pair("nearest is truth", images, truths)
-        made, right = (x.flatten(1).double() for x in (images, truths))
-        distance = (made - right).square().sum(1)
-        nearest = torch.full_like(distance, torch.inf)
-        for part in torch.split(self.candidates, CANDIDATES):
-            some = part.to(made.device).flatten(1).double()
-            # |a - b|^2 of integers, which float64 holds exactly.
-            squares = made.square().sum(1)[:, None] + some.square().sum(1) - 2 * made @ some.T
-            nearest = nearest.minimum(squares.amin(1))
+        distance = (images.flatten(1).double() - truths.flatten(1).double()).square().sum(1)
+        nearest = square_distances(images, self.candidates).amin(1)
         return (distance <= nearest).double()
 
 

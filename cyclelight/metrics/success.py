@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cyclelight.errors import BadValue
+from cyclelight.metrics.faithfulness import square_distances
 from cyclelight.metrics.feature_network import FeatureNetwork
 
 BATCH = 32
@@ -52,6 +53,20 @@ def nearest_to(network: FeatureNetwork, rows: Tensor, wanted: Tensor) -> Callabl
     def judge(images: Tensor) -> Tensor:
         nearest = (F.normalize(features(network, images), dim=1) @ rows.T).argmax(dim=1)
         return wanted[nearest]
+
+    return judge
+
+
+def nearest_in_pixels(known: Tensor, wanted: Tensor) -> Callable[[Tensor], Tensor]:
+    """Whether the nearest of some real images, by L2 on pixels, is one that is wanted.
+
+    Args:
+        known: the real images, uint8 (N, H, W, C).
+        wanted: which of them are, (N,), bool.
+    """
+
+    def judge(images: Tensor) -> Tensor:
+        return wanted[square_distances(images, known).argmin(dim=1)]
 
     return judge
 
