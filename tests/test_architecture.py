@@ -13,7 +13,8 @@ ORDER = """
     errors files
     diffusion: * pixels schedule grid latent_schedule lowpass steps noise denoiser loss flow ddgan
     networks: unet adm_parts adm classifier
-    networks: autoencoder text sn scaled fir ddgan discriminator latent_prior diffae cut sizes
+    networks: autoencoder text sn scaled fir ddgan discriminator latent_prior diffae_parts diffae
+    networks: cut sizes
     networks: * one_step
     domains: * autoencoder model_files autoencoder_folder domain hub schedulers folder
     domains: generator_folder variance

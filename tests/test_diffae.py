@@ -1,12 +1,13 @@
 """DiffAE: the three networks, the two chains, the two trainings, its checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from trainings import fit, make_images
 
 from cyclelight.chains.diffae import (
@@ -32,7 +33,7 @@ from datamodules import DomainImages
 
 VECTORS = Path(__file__).parent / "vectors" / "diffae"
 CASE = load_file(VECTORS / "vectors.safetensors")
-TINY = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8)
+TINY = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8, norm_groups=4)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,25 @@ def test_both_trainings(tmp_path: Path) -> None:
         assert latent.pictures(torch.zeros(2, 3, 16, 16), 0).shape == (2, 3, 16, 16)
 
 
+def test_norm_groups() -> None:
+    """Of every norm; with one channel each, no colour would come through the last one."""
+    shifts = []
+    for groups in (2, 8):
+        torch.manual_seed(0)
+        network = replace(TINY, norm_groups=groups).build(resolution=16, channels=3)
+        norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
+        assert len(norms) > 10 and {norm.num_groups for norm in norms} == {groups}
+        for layer in network.denoiser.modules():  # So that nothing begins at 0.
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.1)
+        x, t, code = torch.randn(1, 3, 16, 16), torch.tensor([900]), torch.zeros(1, 6)
+        colour = torch.tensor([1.0, -1.0, 0.5])[None, :, None, None]
+        with torch.no_grad():
+            gap = network(x + colour, t, code) - network(x, t, code)
+        shifts.append(float(gap[..., 4:-4, 4:-4].mean(dim=(2, 3)).abs().max()))
+    assert shifts[0] > 5 * shifts[1]
+
+
 def test_refusals(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_generator(
@@ -152,7 +172,9 @@ def test_refusals(tmp_path: Path) -> None:
         DiffAELatentModule(str(tmp_path / "g"))
     for settings, told in (
         (DiffAESettings(num_channels=48), "channel_mult times num_channels must give multiples"),
-        (DiffAESettings(16, (1, 2)), "multiples of 32, or sums below 32, .* got"),
+        (DiffAESettings(16, (1, 2), norm_groups=12), "of norm_groups 12, or sums below, .* got"),
+        (DiffAESettings(num_channels=32), "norm_groups must be below num_channels = 32, got 32"),
+        (DiffAESettings(norm_groups=0), "norm_groups must be at least 1"),
         (DiffAESettings(latent_layers=1), "latent_layers must be at least 2"),
         (DiffAESettings(encoder_mult=(1,) * 7), "resolution must be a multiple of 64"),
     ):

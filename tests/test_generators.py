@@ -57,7 +57,7 @@ def ddgan() -> Generator:
 
 def diffae() -> Generator:
     torch.manual_seed(0)
-    built = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8)
+    built = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8, norm_groups=4)
     network = built.build(resolution=8, channels=3)
     scale(network)
     return DiffAEMap(network.double().eval().requires_grad_(False), 3, 3)

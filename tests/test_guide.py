@@ -132,7 +132,7 @@ def test_other_generators(tmp_path: Path, kind: str, sampler: str) -> None:
     torch.manual_seed(0)
     settings: Any = {
         "ddgan": DDGANSettings(8, (1, 2), 1, (8,), 4, 8, 1),
-        "diffae": DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8),
+        "diffae": DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8, norm_groups=4),
     }[kind]
     network = settings.build(resolution=16, channels=3)
     save_generator(tmp_path / "g", network, {"name": kind, "latent_prior": True})
@@ -204,7 +204,7 @@ def test_bad_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     gan: Any = DDGANSettings(8, (1, 2), 1, (8,), 4, 8, 1).build(resolution=16, channels=3)
     save_generator(tmp_path / "gan", gan, {})
-    auto: Any = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8)
+    auto: Any = DiffAESettings(8, (1, 2), (1, 2), 1, (), 1, 6, 16, 3, 8, norm_groups=4)
     save_generator(
         tmp_path / "auto", auto.build(resolution=16, channels=3), {"latent_prior": False}
     )

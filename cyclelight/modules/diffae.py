@@ -14,7 +14,7 @@ from cyclelight.diffusion.noise import KeyedNoise, gaussian_like, keyed_generato
 from cyclelight.diffusion.pixels import to_float
 from cyclelight.diffusion.steps import add_noise
 from cyclelight.domains.generator_folder import MARK, save_generator
-from cyclelight.errors import at_least
+from cyclelight.errors import BadValue, at_least
 from cyclelight.modules.training import TrainingModule
 from cyclelight.networks import arrange
 from cyclelight.networks.diffae import DiffAESettings
@@ -55,6 +55,13 @@ class DiffAEModule(TrainingModule):
     ) -> None:
         super().__init__(ema_decay, **training)
         at_least(1, resolution=resolution, channels=channels)
+        groups, width = network.norm_groups, network.num_channels
+        if width <= groups:
+            raise BadValue(
+                "norm_groups",
+                f"norm_groups must be below num_channels = {width}, got {groups}: norms of one "
+                f"channel each take away what an image's colours are; try {max(1, width // 4)}",
+            )
         self.resolution, self.channels, self.save_dtype = resolution, channels, save_dtype
         self.network = network.build(resolution=resolution, channels=channels)
         self.network.prior.requires_grad_(False)
