@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from cyclelight.errors import BadValue, at_least
-from cyclelight.networks.diffae_parts import ConditionedUNet, Encoder
+from cyclelight.networks.diffae_parts import ConditionedUNet, Encoder, Shape
 from cyclelight.networks.latent_prior import LatentPrior
 from cyclelight.networks.unet import check_attention, check_resolution
 
@@ -110,10 +110,10 @@ class DiffusionAutoencoder(ModelMixin, ConfigMixin):
                 )
         sizes = [sample_size >> level for level in range(len(channel_mult))]
         check_attention(attention_resolutions, sizes)
-        blocks = (num_res_blocks, num_heads, attention_resolutions)
-        shape = (in_channels, num_channels, *blocks, norm_groups)
-        self.encoder = Encoder(sample_size, encoder_mult, code_size, *shape)
-        self.denoiser = ConditionedUNet(sample_size, channel_mult, code_size, dropout, *shape)
+        blocks = (num_res_blocks, num_heads, tuple(attention_resolutions))
+        shape = Shape(in_channels, num_channels, *blocks, norm_groups)
+        self.encoder = Encoder(sample_size, encoder_mult, code_size, shape)
+        self.denoiser = ConditionedUNet(sample_size, channel_mult, code_size, dropout, shape)
         self.prior = LatentPrior(code_size, latent_width, latent_layers, latent_time)
         self.register_buffer("code_mean", torch.zeros(code_size))
         self.register_buffer("code_std", torch.ones(code_size))

@@ -3,12 +3,38 @@
 Names and shapes of the tensors are those of the published checkpoints.
 """
 
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from cyclelight.networks.adm_parts import AttentionBlock, resampled, timestep_embedding
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What encoder and denoiser have in common; see `DiffAESettings`.
+
+    Args:
+        channels: of the images.
+        width: `num_channels`.
+        blocks: `num_res_blocks`.
+        heads: `num_heads`.
+        attention: `attention_resolutions`.
+        groups: `norm_groups`.
+    """
+
+    channels: int
+    width: int
+    blocks: int
+    heads: int
+    attention: tuple[int, ...]
+    groups: int
+
+    def attend(self, c: int, size: int) -> list[nn.Module]:
+        """Self-attention of c channels, if this resolution has any."""
+        return [_attention(c, self.heads, self.groups)] if size in self.attention else []
 
 
 def _norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -85,24 +111,13 @@ class ResBlock(EncoderBlock):
 class Encoder(nn.Module):
     """The semantic code of an image: (B, C, H, W) in [-1, 1] => (B, code_size)."""
 
-    def __init__(
-        self,
-        size: int,
-        mult: tuple[int, ...],
-        code_size: int,
-        channels: int,
-        width: int,
-        blocks: int,
-        heads: int,
-        attention: tuple[int, ...],
-        groups: int,
-    ) -> None:
+    def __init__(self, size: int, mult: tuple[int, ...], code_size: int, shape: Shape) -> None:
         super().__init__()
-        c = width
-        layers = [Layers(nn.Conv2d(channels, c, 3, padding=1))]
+        c, width, groups = shape.width, shape.width, shape.groups
+        layers = [Layers(nn.Conv2d(shape.channels, c, 3, padding=1))]
         for level, m in enumerate(mult):
-            for _ in range(blocks):
-                attends = [_attention(m * width, heads, groups)] if size in attention else []
+            for _ in range(shape.blocks):
+                attends = shape.attend(m * width, size)
                 layers.append(Layers(EncoderBlock(c, m * width, groups), *attends))
                 c = m * width
             if level < len(mult) - 1:
@@ -110,7 +125,7 @@ class Encoder(nn.Module):
                 size //= 2
         self.input_blocks = nn.ModuleList(layers)
         first, last = EncoderBlock(c, c, groups), EncoderBlock(c, c, groups)
-        self.middle_block = Layers(first, _attention(c, heads, groups), last)
+        self.middle_block = Layers(first, _attention(c, shape.heads, groups), last)
         pool, code = nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, code_size, 1)
         self.out = nn.Sequential(_norm(c, groups), nn.SiLU(), pool, code)
 
@@ -124,53 +139,41 @@ class ConditionedUNet(nn.Module):
     """The noise in x_t, given the timestep and a semantic code: (x_t, t, code) => (B, C, H, W)."""
 
     def __init__(
-        self,
-        size: int,
-        mult: tuple[int, ...],
-        code_size: int,
-        dropout: float,
-        channels: int,
-        width: int,
-        blocks: int,
-        heads: int,
-        attention: tuple[int, ...],
-        groups: int,
+        self, size: int, mult: tuple[int, ...], code_size: int, dropout: float, shape: Shape
     ) -> None:
         super().__init__()
-        self.width = width
+        self.width = width = shape.width
         self.time_embed = nn.Sequential(
             nn.Linear(width, code_size), nn.SiLU(), nn.Linear(code_size, code_size)
         )
 
         def block(c_in: int, c_out: int, resample: str | None = None) -> ResBlock:
-            return ResBlock(c_in, c_out, groups, code_size, dropout, resample)
-
-        def attend(c: int, size: int) -> list[nn.Module]:
-            return [_attention(c, heads, groups)] if size in attention else []
+            return ResBlock(c_in, c_out, shape.groups, code_size, dropout, resample)
 
         c, skips = width, [width]
-        layers = [Layers(nn.Conv2d(channels, c, 3, padding=1))]
+        layers = [Layers(nn.Conv2d(shape.channels, c, 3, padding=1))]
         for level, m in enumerate(mult):
-            for _ in range(blocks):
-                layers.append(Layers(block(c, m * width), *attend(m * width, size >> level)))
+            for _ in range(shape.blocks):
+                layers.append(Layers(block(c, m * width), *shape.attend(m * width, size >> level)))
                 c = m * width
                 skips.append(c)
             if level < len(mult) - 1:
                 layers.append(Layers(block(c, c, "down")))
                 skips.append(c)
         self.input_blocks = nn.ModuleList(layers)
-        self.middle_block = Layers(block(c, c), _attention(c, heads, groups), block(c, c))
+        middle = _attention(c, shape.heads, shape.groups)
+        self.middle_block = Layers(block(c, c), middle, block(c, c))
         layers = []
         for level, m in reversed([*enumerate(mult)]):
-            for i in range(blocks + 1):
-                parts = [block(c + skips.pop(), m * width), *attend(m * width, size >> level)]
+            for i in range(shape.blocks + 1):
+                parts = [block(c + skips.pop(), m * width), *shape.attend(m * width, size >> level)]
                 c = m * width
-                up = [block(c, c, "up")] if level and i == blocks else []
+                up = [block(c, c, "up")] if level and i == shape.blocks else []
                 layers.append(Layers(*parts, *up))
         self.output_blocks = nn.ModuleList(layers)
-        last = nn.Conv2d(c, channels, 3, padding=1)
+        last = nn.Conv2d(c, shape.channels, 3, padding=1)
         nn.init.zeros_(last.weight)
-        self.out = nn.Sequential(_norm(c, groups), nn.SiLU(), last)
+        self.out = nn.Sequential(_norm(c, shape.groups), nn.SiLU(), last)
 
     def forward(self, x_t: Tensor, t: Tensor, code: Tensor) -> Tensor:
         emb = self.time_embed(timestep_embedding(t, self.width, x_t.dtype))
